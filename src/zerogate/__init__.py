@@ -1,0 +1,1 @@
+"""zerogate: zero-init attention for any frozen transformer."""
