@@ -1,0 +1,188 @@
+"""The four layouts of instruction data, each turned into records: Alpaca, ShareGPT, OpenAI messages, prompt/completion.
+
+`detect_format` looks at the first row's field names; a recipe may name the format instead. A row that does not fit
+is a `UserError` with its number.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from zerogate.data.read import Row
+from zerogate.data.records import Record, Role, Turn
+from zerogate.errors import UserError
+
+FormatName = Literal["alpaca", "sharegpt", "messages", "prompt_completion"]
+
+_SHAREGPT_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool": "tool",
+}
+_MESSAGE_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+def detect_format(row: dict[str, Any]) -> FormatName:
+    """Name the format from one row's fields.
+
+    Raises:
+        UserError: the fields belong to no known format.
+    """
+    if "instruction" in row and "output" in row:
+        return "alpaca"
+    if "messages" in row:
+        return "messages"
+    if "conversations" in row:
+        first = (row["conversations"] or [{}])[0]
+        return "messages" if "role" in first else "sharegpt"
+    if "prompt" in row and "completion" in row:
+        return "prompt_completion"
+    raise UserError(
+        f"unknown data format: the first row has the fields {', '.join(map(str, row)) or '(none)'}. Known: alpaca "
+        f"(instruction, input, output), "
+        "sharegpt (conversations with from and value), messages (messages with role and content), prompt_completion "
+        "(prompt, completion)"
+    )
+
+
+def to_records(rows: list[Row], format: FormatName, source: str) -> list[Record]:
+    """Turn rows into records.
+
+    Args:
+        rows: numbered rows, from `read_rows`.
+        format: the layout they are in.
+        source: what to call the file in errors.
+
+    Raises:
+        UserError: a row lacks a field or holds something else than text; its number is in the message.
+    """
+    convert = _CONVERTERS[format]
+    records = []
+    for number, row in rows:
+        try:
+            records.append(convert(number, row))
+        except _BadRowError as error:
+            raise UserError(f"{source}, row {number}: {error} (format {format})") from error
+    return records
+
+
+class _BadRowError(ValueError):
+    """What is wrong with one row; `to_records` adds where."""
+
+
+def _text(row: dict[str, Any], field: str, default: str | None = None) -> str:
+    value = row.get(field)
+    if value is None:
+        if default is None:
+            raise _BadRowError(f"the field {field!r} is missing")
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _BadRowError(f"the field {field!r} holds {type(value).__name__}, not text")
+    return str(value)
+
+
+def _alpaca(number: int, row: dict[str, Any]) -> Record:
+    user = Turn("user", _text(row, "instruction"), input=_text(row, "input", ""))
+    system = (Turn("system", _text(row, "system")),) if row.get("system") else ()
+    return Record(number, (*system, user, Turn("assistant", _text(row, "output"))))
+
+
+def _prompt_completion(number: int, row: dict[str, Any]) -> Record:
+    if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):  # TRL's conversational layout
+        return _messages(number, {**row, "messages": [*row["prompt"], *row["completion"]]})
+    return Record(number, (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion"))), plain=True)
+
+
+def _sharegpt(number: int, row: dict[str, Any]) -> Record:
+    turns: list[Turn] = []
+    if row.get("system"):
+        turns.append(Turn("system", _text(row, "system")))
+    for message in _list(row, "conversations"):
+        speaker = _text(message, "from")
+        if speaker not in _SHAREGPT_ROLES:
+            raise _BadRowError(f"unknown speaker {speaker!r}; known: {', '.join(_SHAREGPT_ROLES)}")
+        text = _text(message, "value")
+        calls = _parse_calls(text) if speaker == "function_call" else ()
+        turns.append(Turn(_SHAREGPT_ROLES[speaker], text, tool_calls=calls))
+    return _conversation(number, turns, row.get("tools"))
+
+
+def _messages(number: int, row: dict[str, Any]) -> Record:
+    turns: list[Turn] = []
+    for message in _list(row, "messages" if "messages" in row else "conversations"):
+        speaker = _text(message, "role")
+        if speaker not in _MESSAGE_ROLES:
+            raise _BadRowError(f"unknown role {speaker!r}; known: {', '.join(_MESSAGE_ROLES)}")
+        content = message.get("content")
+        if isinstance(content, list):  # content parts: text is all a text model can learn from
+            if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+                raise _BadRowError("only text parts are supported in a message's content")
+            content = "".join(_text(part, "text") for part in content)
+        calls = tuple(_openai_call(call) for call in message.get("tool_calls") or ())
+        text = _text({"content": content}, "content", "" if calls else None)
+        if calls and not text:
+            text = "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
+        turns.append(Turn(_MESSAGE_ROLES[speaker], text, tool_calls=calls))
+    return _conversation(number, turns, row.get("tools"))
+
+
+def _list(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    value = row.get(field)
+    if not isinstance(value, list) or not value or any(not isinstance(item, dict) for item in value):
+        raise _BadRowError(f"the field {field!r} must be a list of turns with at least one")
+    return value
+
+
+def _conversation(number: int, turns: list[Turn], tools: Any) -> Record:
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError as error:
+            raise _BadRowError(f"the field 'tools' holds malformed JSON: {error}") from error
+    return Record(number, tuple(turns), tools=tuple(tools or ()))
+
+
+def _parse_calls(text: str) -> tuple[dict[str, Any], ...]:
+    try:
+        calls = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _BadRowError(f"a function_call turn holds malformed JSON: {error}") from error
+    return tuple(_call(call) for call in (calls if isinstance(calls, list) else [calls]))
+
+
+def _openai_call(call: dict[str, Any]) -> dict[str, Any]:
+    return _call(call.get("function", call))
+
+
+def _call(call: Any) -> dict[str, Any]:
+    if not isinstance(call, dict) or "name" not in call:
+        raise _BadRowError("a tool call needs a name and arguments")
+    arguments = call.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            raise _BadRowError(f"a tool call's arguments are malformed JSON: {error}") from error
+    return {"name": call["name"], "arguments": arguments}
+
+
+_CONVERTERS: dict[str, Callable[[int, dict[str, Any]], Record]] = {
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+    "messages": _messages,
+    "prompt_completion": _prompt_completion,
+}

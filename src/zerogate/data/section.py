@@ -1,0 +1,41 @@
+"""The `data:` section of a recipe: which records, how they are worded, which are held out."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from zerogate.data.formats import FormatName
+from zerogate.data.templates import TemplateName
+
+
+class DataSection(BaseModel):
+    """Where the records come from and what becomes of them.
+
+    Attributes:
+        path: a JSON, JSONL or Parquet file (also `.xz`, `.gz`, `.bz2`), a folder, a data set id on the Hub, or
+            `pocket` for the embedded base's own instruction data.
+        format: the layout of the records; `auto` looks at the first.
+        split: which split of a folder or a Hub data set.
+        template: `alpaca`, the tokenizer's `chat` template, or `plain` for prompt and completion as they stand.
+            `auto` takes `plain` for prompt/completion files, `chat` for conversations if the tokenizer has a
+            template, else `alpaca`.
+        max_length: most tokens in a sequence.
+        too_long: `truncate` longer ones from the right, or `drop` them.
+        nothing_to_learn: `refuse` to start when rows have no answer to learn, or `drop` those rows.
+        held_out: how many records to keep for measuring, or a file of them, or nothing.
+        split_seed: picks the held-out records.
+        limit: take only the first so many records.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    format: Literal["auto"] | FormatName = "auto"
+    split: str = "train"
+    template: Literal["auto"] | TemplateName = "auto"
+    max_length: Annotated[int, Field(ge=2)] = 512
+    too_long: Literal["truncate", "drop"] = "truncate"
+    nothing_to_learn: Literal["refuse", "drop"] = "refuse"
+    held_out: Annotated[int, Field(ge=1)] | str | None = None
+    split_seed: int = 0
+    limit: Annotated[int, Field(ge=1)] | None = None
