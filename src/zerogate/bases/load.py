@@ -167,11 +167,8 @@ def read_config(name: str) -> PretrainedConfig:
             raise UserError(f"cannot read {source.folder / 'config.json'}: {_first_lines(error)}") from error
         raise UserError(
             f"cannot load the base {name!r}. Tried: the folder {Path(name).absolute()} (does not exist), the local Hub "
-            f"cache, and the Hub itself ({_first_lines(error)}). Without a network, give a folder: on a connected "
-            "machine "
-            f"run `hf download {name} --local-dir DIR`, copy DIR here and name it as the base; or use the embedded "
-            "base "
-            "`pocket`"
+            f"cache, and the Hub itself ({_first_lines(error)}). Without a network, give a folder: elsewhere, run "
+            f"`hf download {name} --local-dir DIR`, and copy DIR here; or use the embedded base `pocket`"
         ) from error
     architectures = config.architectures or []
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -226,9 +223,8 @@ def _refuse_pickles(folder: Path) -> None:
         raise UserError(f"{folder} has no weights: expected model.safetensors beside config.json")
     raise UserError(
         f"{folder} holds its weights as pickles only ({_some(pickles)}), and a pickle can run code when it is opened. "
-        "If "
-        "you trust its source, allow it (--allow-pickle; it is still read with weights_only), or convert it once: load "
-        "it with transformers and call model.save_pretrained(DIR), which writes safetensors"
+        "If you trust its source, allow it (--allow-pickle; it is still read with weights_only), or convert it once: "
+        "load it with transformers and call model.save_pretrained(DIR), which writes safetensors"
     )
 
 

@@ -1,0 +1,112 @@
+"""Token ids in, token ids out: one left-padded batch through transformers' `generate`.
+
+This file knows nothing of text, templates or adapters' files. Evaluation calls it with a greedy setting,
+`zerogate.inference` with sampling, streaming and a choice of adapter per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zerogate.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def context_length(model: Any) -> int | None:
+    """How many positions the base was made for, prompt and answer together; None when its config names no limit."""
+    # transformers maps a family's own name (GPT-2's n_positions) to this one; ALiBi families have neither.
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the tokenizer's EOS and those of the base's generation config."""
+    listed = model.generation_config.eos_token_id
+    ends = listed if isinstance(listed, list) else [listed]
+    return sorted({int(token) for token in [*ends, tokenizer.eos_token_id] if token is not None})
+
+
+def decode_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
+    stop: Sequence[str] = (),
+    **extra: Any,
+) -> list[list[int]]:
+    """Continue every prompt by its most likely tokens (a sampler may come in as `logits_processor`).
+
+    Args:
+        model: a causal language model, with or without adapters.
+        tokenizer: its tokenizer; gives the pad token and spells the stop strings.
+        prompts: one sequence of ids per row, each at least one token.
+        max_new_tokens: longest answer.
+        repetition_penalty: above 1 makes tokens that have been seen less likely.
+        min_new_tokens: an answer may not end before it has so many.
+        stop: strings that end a row once its answer contains one.
+        **extra: for `generate`: `logits_processor`, `stopping_criteria`, `streamer`, `adapter_names`.
+
+    Returns:
+        The new ids of each row. An end token or a stop string, where one came, is still there.
+
+    Raises:
+        UserError: an empty prompt, or one with no room left for an answer.
+    """
+    from transformers import GenerationConfig
+
+    limit = context_length(model)
+    longest = max(len(prompt) for prompt in prompts)
+    if min(len(prompt) for prompt in prompts) == 0:
+        raise UserError("a prompt is empty: there is nothing to continue")
+    if limit is not None and longest >= limit:
+        raise UserError(f"a prompt has {longest} tokens, and the base has room for {limit}, its answer included")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    input_ids_BT = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask_BT = torch.zeros_like(input_ids_BT)
+    for row, prompt in enumerate(prompts):
+        input_ids_BT[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+        mask_BT[row, longest - len(prompt) :] = 1
+    ends = end_tokens(model, tokenizer)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens if limit is None else min(max_new_tokens, limit - longest),
+        min_new_tokens=min_new_tokens or None,
+        repetition_penalty=repetition_penalty,
+        stop_strings=list(stop) or None,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+        # The base's own generation config must not bring its sampling in through the fields that are left unset here.
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+    )
+    if stop:
+        extra["tokenizer"] = tokenizer
+    with torch.inference_mode():
+        generate: Any = model.generate
+        output_BT = generate(
+            input_ids=input_ids_BT.to(model.device),
+            attention_mask=mask_BT.to(model.device),
+            generation_config=config,
+            **extra,
+        )
+    return [_until_end(row, ends, pad) for row in output_BT[:, longest:].tolist()]
+
+
+def _until_end(ids: list[int], ends: Sequence[int], pad: int) -> list[int]:
+    """Cut the padding of a row that ended before its batch did; keep the end token itself."""
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+        if token == pad:
+            return ids[:position]
+    return ids
