@@ -1,0 +1,146 @@
+"""The seam: where every adapter of attention meets every transformers model.
+
+A transformers attention module asks `AttentionInterface.get_interface` for its attention function and calls it as
+`fn(module, query, key, value, mask, ...)`: after RoPE and QK-norm, before the output projection. `install_seam()`
+wraps what that look-up returns. The wrapped function is the original one, unless the calling module carries a child
+named `zero_init`; then that child decides how the prompts join. No model class is subclassed, no projection
+is computed twice, and since names in the look-up table stay as they are, every name check in transformers (continuous
+batching, flash-attention gates) stays true. Because `eager` comes to the same look-up as its default, it is covered
+with the model file's own function.
+
+The paper's mathematics is here too, once: `prompt_attention` is the gated half of equation 7 of LLaMA-Adapter
+(arXiv 2303.16199), `join_prompts` the "random-init attention" its Table 4 compares with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+CHILD = "zero_init"
+"""Name of the child module that an adapted attention module carries."""
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+_SEAMS: dict[AttentionFunction, AttentionFunction] = {}
+_ORIGINAL_GET_INTERFACE = AttentionInterface.get_interface
+
+
+def prompt_attention(
+    q_BHTD: Tensor,
+    k_GKD: Tensor,
+    v_HKD: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    mask_BK: Tensor | None = None,
+) -> Tensor:
+    """The gated prompt half of zero-init attention (equation 7): `softmax(q k_prompt^T) (gate * v_prompt)`.
+
+    The softmax runs over the K prompt positions alone and in fp32; each of them is visible to every query. The gate is
+    already folded into the values, so nothing of the size of the activations is multiplied by it.
+
+    Args:
+        q_BHTD: Queries of H heads, as the model made them (rotated, normed).
+        k_GKD: Prompt keys of G key/value heads, [G, K, D], or one set per row, [B, G, K, D]. H is a multiple of G.
+        v_HKD: Gated prompt values, one per *query* head, [H, K, D] or [B, H, K, D].
+        scaling: What the attention multiplies its scores by.
+        softcap: Gemma 2's bound on scores, where the model has one.
+        mask_BK: Additive mask for rows whose adapter has fewer than K prompts.
+
+    Returns:
+        [B, T, H, D], to be added to the attention output before the output projection.
+    """
+    B, H, T, D = q_BHTD.shape
+    G, K = k_GKD.shape[-3], k_GKD.shape[-2]
+    # Query heads of one group are neighbours, so a group's queries make one tall matrix against its K keys.
+    q_BGMD = q_BHTD.reshape(B, G, (H // G) * T, D)
+    scores_BGMK = (q_BGMD @ k_GKD.transpose(-1, -2)).float() * scaling
+    if softcap is not None:
+        scores_BGMK = softcap * torch.tanh(scores_BGMK / softcap)
+    if mask_BK is not None:
+        scores_BGMK = scores_BGMK + mask_BK[:, None, None, :]
+    probs_BHTK = scores_BGMK.softmax(dim=-1).to(v_HKD.dtype).reshape(B, H, T, K)
+    return (probs_BHTK @ v_HKD).transpose(1, 2)
+
+
+def join_prompts(
+    fn: AttentionFunction,
+    module: nn.Module,
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    mask: Tensor | None,
+    prompt_k_GKD: Tensor,
+    prompt_v_GKD: Tensor,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Prompts in the *same* softmax as the text and no gate: the "random-init attention" of the paper's Table 4.
+
+    The prompts are put before the text's keys and values and every query sees all of them, so `fn` itself does the work.
+
+    Raises:
+        ValueError: The mask is of a kind that cannot be widened (flash and flex attention).
+    """
+    B, _, T, _ = q_BHTD.shape
+    K, S = prompt_k_GKD.shape[-2], k_BGSD.shape[-2]
+    if mask is None:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        if causal and T > 1:  # the function would draw a square causal mask that does not fit K more keys
+            mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)[None, None]
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dim() != 4:
+            raise ValueError(
+                'attention="vanilla" needs a 4-D attention mask to put its prompts into, and this attention '
+                'implementation has none. Load the base with attn_implementation="sdpa" or "eager".'
+            )
+        seen = torch.ones if mask.dtype == torch.bool else torch.zeros
+        prefix = seen(*mask.shape[:-1], K, dtype=mask.dtype, device=mask.device)
+        mask = torch.cat([prefix, mask[..., :S]], dim=-1)
+        if fn.__name__ == "eager_attention_forward" and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q_BHTD.dtype).masked_fill(~mask, torch.finfo(q_BHTD.dtype).min)
+    key = torch.cat([prompt_k_GKD.expand(B, -1, -1, -1).to(k_BGSD.dtype), k_BGSD], dim=2)
+    value = torch.cat([prompt_v_GKD.expand(B, -1, -1, -1).to(v_BGSD.dtype), v_BGSD], dim=2)
+    return fn(module, q_BHTD, key, value, mask, **kwargs)
+
+
+def _seam_around(fn: AttentionFunction) -> AttentionFunction:
+    """`fn`, with prompts for the modules that carry them."""
+
+    def seam(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        layer = module._modules.get(CHILD)
+        if layer is None:
+            return fn(module, query, key, value, attention_mask, *args, **kwargs)
+        return layer.attend(fn, module, query, key, value, attention_mask, *args, **kwargs)  # type: ignore[operator]
+
+    seam.__name__ = fn.__name__
+    return seam
+
+
+def _get_interface(self: AttentionInterface, attn_implementation: str, default: AttentionFunction) -> AttentionFunction:
+    fn = _ORIGINAL_GET_INTERFACE(self, attn_implementation, default)
+    seam = _SEAMS.get(fn)
+    if seam is None:
+        seam = _SEAMS[fn] = _seam_around(fn)
+    return seam
+
+
+def install_seam() -> None:
+    """Puts the seam into transformers' attention look-up, once per process. Models without adapters pass straight through."""
+    AttentionInterface.get_interface = _get_interface
+
+
+def uses_interface(module: nn.Module) -> bool:
+    """Whether this attention module's forward asks transformers' `AttentionInterface` for its function.
+
+    Read from the compiled code of the class, so it needs no forward pass and works on the meta device.
+    """
+    code = inspect.unwrap(type(module).forward).__code__
+    return "ALL_ATTENTION_FUNCTIONS" in code.co_names and "get_interface" in code.co_names

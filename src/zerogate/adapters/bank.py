@@ -1,0 +1,74 @@
+"""Many adapters in one batch: the prompts of each row's adapter, stacked, so that one pass serves them all.
+
+Prompt keys and values are tiny beside a layer's weights, so a batch of B rows with B adapters costs what a batch with
+one adapter costs. A row named `__base__`, or whose adapter does not reach a layer, gets zero values there: it adds exactly 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Stacked = tuple[Tensor, Tensor, Tensor | None]
+
+BASE = "__base__"
+"""The adapter name of a row that runs on the plain base (PEFT's convention)."""
+
+
+class RowAdapters:
+    """Which adapter each row of a batch runs with, for the length of one forward pass or generation.
+
+    Args:
+        names: One adapter name or `__base__` per row.
+        expand: How many times each row is repeated behind the caller's back (beams, several returned sequences).
+    """
+
+    def __init__(self, names: list[str], expand: int = 1) -> None:
+        self.names = [name for name in names for _ in range(expand)]
+        self.adapters = sorted({name for name in names if name != BASE})
+        self.stacked: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Stacked]] = {}  # what `stack_prompts` remembers
+
+    def check(self, q_BHTD: Tensor) -> None:
+        """Raises ValueError unless there is one name per row of the batch."""
+        if q_BHTD.shape[0] != len(self.names):
+            raise ValueError(
+                f"adapter_names has {len(self.names)} entries for a batch of {q_BHTD.shape[0]} rows. Give one adapter name, or "
+                f'"{BASE}", per row.'
+            )
+
+
+def stack_prompts(rows: RowAdapters, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
+    """Keys, gated values and mask, row by row.
+
+    Args:
+        rows: The adapter of each row.
+        prompts: Keys [G, K, D] and gated values [H, K, D] of the adapters that reach this layer; K may differ.
+
+    Returns:
+        Keys [B, G, K, D], values [B, H, K, D] and an additive mask [B, K], or None where all adapters have the same K.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _stack(rows, prompts)
+    # By storage, not by object: a remembered tensor is handed out as a new alias each time. Keeping the tensors keeps
+    # their storage from being given to others.
+    tensors = tuple(t for pair in prompts.values() for t in pair)
+    key = tuple(t.data_ptr() for t in tensors)
+    if key not in rows.stacked:
+        rows.stacked[key] = (tensors, _stack(rows, prompts))
+    return rows.stacked[key][1]
+
+
+def _stack(rows: RowAdapters, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
+    k_GKD, v_HKD = next(iter(prompts.values()))
+    longest = max(k.shape[-2] for k, _ in prompts.values())
+    place = {name: i for i, name in enumerate(prompts, start=1)}  # place 0 is the plain base
+    keys = k_GKD.new_zeros(len(prompts) + 1, k_GKD.shape[0], longest, k_GKD.shape[2])
+    values = v_HKD.new_zeros(len(prompts) + 1, v_HKD.shape[0], longest, v_HKD.shape[2])
+    mask = torch.zeros(len(prompts) + 1, longest, dtype=torch.float32, device=k_GKD.device)
+    for name, (k, v) in prompts.items():
+        keys[place[name], :, : k.shape[-2]] = k
+        values[place[name], :, : v.shape[-2]] = v
+        mask[place[name], k.shape[-2] :] = -torch.inf
+    index_B = torch.tensor([place.get(name, 0) for name in rows.names], device=k_GKD.device)
+    same_length = all(k.shape[-2] == longest for k, _ in prompts.values())
+    return keys[index_B], values[index_B], None if same_length else mask[index_B]

@@ -1,0 +1,124 @@
+"""Prompt keys and values, computed once for as long as nothing they depend on has changed.
+
+A frozen layer makes the same keys and values of a prompt at every step until the prompt changes: once per optimiser step
+in training (whatever the number of micro-batches, and under activation checkpointing), once per adapter in inference. The
+danger of remembering them is known: LitGPT kept what a validation pass had computed without gradients, and the prompts
+silently stopped training. Here that cannot happen, because what is kept is never put into a graph as it is. With gradients
+on, values pass through `_Remembered`, whose backward runs a small graph that was built from the prompt for this very purpose.
+
+Nor can it be stale: an entry holds for one version of the prompt, gate and projections, one dtype, device and, in passes without
+gradients, for the very numbers (an edit through `.data`, as weight averaging makes it, raises no version).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Compute = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+@dataclass(eq=False)
+class _Entry:
+    key: tuple[Any, ...]
+    inputs: list[Tensor | None]  # copies of the prompt and gate it was made from: leaves of its small graph
+    k: Tensor
+    v: Tensor
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Those inputs that take gradients; none where the adapter was frozen when the entry was made."""
+        return [x for x in self.inputs if x is not None and x.requires_grad]
+
+
+class _Remembered(torch.autograd.Function):
+    """Hands out remembered keys and values; gradients go to the prompt and gate through the entry's own small graph."""
+
+    @staticmethod
+    def forward(ctx: Any, entry: _Entry, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.entry = entry
+        return entry.k.detach(), entry.v.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+        entry = ctx.entry
+        grads = torch.autograd.grad(
+            (entry.k, entry.v), entry.leaves, (grad_k, grad_v), retain_graph=True, allow_unused=True
+        )
+        return (None, *grads)
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    return id(tensor), -1 if tensor.is_inference() else tensor._version
+
+
+class PromptCache:
+    """One entry per adapter of one layer."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def forget(self, adapter_name: str) -> None:
+        """Drops what is remembered of an adapter."""
+        self._entries.pop(adapter_name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_entries": {}}  # a copy or a pickle begins empty: graphs cannot be copied
+
+    def get(
+        self,
+        adapter_name: str,
+        prompt_KC: Tensor,
+        gate: Tensor | None,
+        dtype: torch.dtype,
+        projections: list[nn.Module],
+        compute: Compute,
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of `compute(prompt_KC, gate)`, remembered where that is sound.
+
+        Args:
+            projections: The modules that `compute` passes the prompt through. Where one of them is being trained (or
+                the call is being compiled) nothing is remembered and autograd sees everything.
+        """
+        parameters = [prompt_KC] if gate is None else [prompt_KC, gate]
+        frozen = [p for module in projections for p in module.parameters()]
+        wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(p.requires_grad for p in frozen)):
+            return compute(prompt_KC, gate)
+
+        key = (dtype, prompt_KC.device, *map(_version, parameters), *map(_version, frozen))
+        entry = self._entries.get(adapter_name)
+        if (
+            entry is None
+            or entry.key != key
+            or (wants_grad and not entry.leaves)
+            or self._edited(entry, prompt_KC, gate)
+        ):
+            # Whoever trains will want a graph: build it at the first pass of a step, even if that one runs without gradients.
+            entry = self._entries[adapter_name] = self._make(key, prompt_KC, gate, compute)
+        if not wants_grad:
+            return entry.k.detach(), entry.v.detach()
+        return _Remembered.apply(entry, *(p for p in parameters if p.requires_grad))
+
+    @staticmethod
+    def _edited(entry: _Entry, prompt_KC: Tensor, gate: Tensor | None) -> bool:
+        """Whether the numbers changed behind autograd's back. On a GPU in training the look would cost a synchronisation."""
+        if prompt_KC.is_meta or (torch.is_grad_enabled() and prompt_KC.is_cuda):
+            return False
+        now = (prompt_KC, gate)
+        return any(
+            x is not None and p is not None and not torch.equal(x, p) for x, p in zip(entry.inputs, now, strict=True)
+        )
+
+    @staticmethod
+    def _make(key: tuple[Any, ...], prompt_KC: Tensor, gate: Tensor | None, compute: Compute) -> _Entry:
+        with torch.inference_mode(False), torch.enable_grad():
+            prompt_copy = prompt_KC.detach().clone().requires_grad_(prompt_KC.requires_grad)
+            gate_copy = None if gate is None else gate.detach().clone().requires_grad_(gate.requires_grad)
+            return _Entry(key, [prompt_copy, gate_copy], *compute(prompt_copy, gate_copy))

@@ -1,0 +1,85 @@
+"""`ZeroInitConfig`: what a zero-init adapter is, as data. Code that branches on it lives in `layer.py` and `model.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+PEFT_TYPE = "ZERO_INIT"
+
+_CHOICES = {
+    "gate_activation": ("tanh", "identity"),
+    "gate_per": ("head", "layer"),
+    "attention": ("zero_init", "vanilla"),
+    "save_dtype": ("float32", "bfloat16"),
+}
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class ZeroInitConfig(PeftConfig):
+    """Adaption prompts in the topmost layers, let in by gates that start at zero (LLaMA-Adapter, arXiv 2303.16199, section 3).
+
+    Raises:
+        ValueError: A value is out of its range; the message names the field, the value and what it may be.
+    """
+
+    prompt_length: int = field(default=10, metadata=_help("K, the number of prompt positions per layer."))
+    num_layers: int | None = field(default=None, metadata=_help("L, counted from the top. None: every layer."))
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata=_help("Absolute layer indices, in place of num_layers.")
+    )
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata=_help(
+            "Which attention modules, as PEFT understands it: a regular expression on full names, or a list of name endings. "
+            "Needed where a model has several stacks (CLIP, Whisper)."
+        ),
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata=_help("Names to leave out, as in PEFT."))
+    gate_activation: str = field(
+        default="tanh", metadata=_help("tanh | identity: how a stored gate becomes effective.")
+    )
+    gate_scale: float = field(
+        default=1.0,
+        metadata=_help("The stored gate is multiplied by this before its activation: faster gates at one rate."),
+    )
+    gate_per: str = field(default="head", metadata=_help("head | layer: one gate for each query head, or one in all."))
+    prompt_init_std: float = field(default=1.0, metadata=_help("Prompts start at N(0, std). Small starts learn worse."))
+    attention: str = field(
+        default="zero_init",
+        metadata=_help("zero_init, or vanilla: prompts in the text's own softmax, no gate (the ablation of Table 4)."),
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata=_help("Further modules to train whole and save with the adapter, such as norms or a head."),
+    )
+    save_dtype: str = field(
+        default="float32", metadata=_help("float32 | bfloat16: how save_pretrained stores the adapter.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type: Any = PEFT_TYPE  # a plain string: PEFT's tables take it, its enum cannot be extended
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, allowed))}.")
+        if self.prompt_length < 1:
+            raise ValueError(f"prompt_length (K) must be at least 1, not {self.prompt_length}.")
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ValueError(
+                f"num_layers (L) must be at least 1, not {self.num_layers}; leave it out to adapt every layer."
+            )
+        if self.num_layers is not None and self.layers_to_transform is not None:
+            raise ValueError("Give num_layers (L from the top) or layers_to_transform (indices), not both.")
+        if self.prompt_init_std <= 0 or self.gate_scale <= 0:
+            raise ValueError(
+                f"prompt_init_std and gate_scale must be positive, not {self.prompt_init_std} and {self.gate_scale}."
+            )
+        if isinstance(self.layers_to_transform, int):
+            self.layers_to_transform = [self.layers_to_transform]

@@ -1,0 +1,153 @@
+"""`ZeroInitLayer`: the adaption prompts and gates of one attention module, for every adapter attached to it.
+
+It sits on the attention module as a child named `zero_init` and is called by the seam (`adapters/attention.py`) or by a
+thin seam (`adapters/thin_seams.py`). It owns the parameters, remembers the keys and values that the frozen layer makes of
+them (`adapters/prompt_cache.py`), and adds their gated attention to the module's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from ..attention import AttentionFunction, join_prompts, prompt_attention
+from ..bank import RowAdapters, stack_prompts
+from ..layouts import Layout
+from ..prompt_cache import PromptCache
+from .config import ZeroInitConfig
+
+
+class ZeroInitLayer(nn.Module, BaseTunerLayer):
+    """Prompts [K, C] and gates [H] (or [1]) per adapter, in fp32; K may differ between adapters."""
+
+    adapter_layer_names = ("prompt", "gate")
+    other_param_names = ("configs",)
+
+    def __init__(self, layout: Layout, module: nn.Module) -> None:
+        super().__init__()
+        self.layout = layout
+        self.num_heads, _, _, self.width = layout.shape(module)
+        self.prompt = nn.ParameterDict()
+        self.gate = nn.ParameterDict()
+        self.configs: dict[str, ZeroInitConfig] = {}
+        self.rows: RowAdapters | None = None  # set around one forward pass or generation (model.py)
+        self.reached = False  # whether the seam has ever come by: checked after the first forward pass (model.py)
+        self.cache = PromptCache()
+        self.merged_adapters: list[str] = []
+
+    def update_layer(self, adapter_name: str, config: ZeroInitConfig, device: torch.device) -> None:
+        """Adds an adapter with fresh parameters: prompts N(0, std), gates 0."""
+        prompt_KC = torch.empty(config.prompt_length, self.width, dtype=torch.float32, device=device)
+        self.prompt[adapter_name] = nn.Parameter(nn.init.normal_(prompt_KC, std=config.prompt_init_std))
+        if config.attention == "zero_init":
+            gates = self.num_heads if config.gate_per == "head" else 1
+            self.gate[adapter_name] = nn.Parameter(torch.zeros(gates, dtype=torch.float32, device=device))
+        self.configs[adapter_name] = config
+
+    def effective_gate(self, adapter_name: str, gate: Tensor | None = None) -> Tensor:
+        """The gate as it multiplies, `activation(gate_scale * g)`: [H], or [1] where the layer has one gate."""
+        config = self.configs[adapter_name]
+        scaled = config.gate_scale * (self.gate[adapter_name] if gate is None else gate)
+        return scaled.tanh() if config.gate_activation == "tanh" else scaled
+
+    def keys_values(self, adapter_name: str, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Prompt keys [G, K, D] and values in `dtype`: gated [H, K, D] for zero-init, plain [G, K, D] for vanilla."""
+        prompt_KC = self.prompt[adapter_name]
+        gate = self.gate[adapter_name] if adapter_name in self.gate else None
+
+        def compute(prompt_KC: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+            k_GKD, v_GKD = self.layout.keys_values(module, prompt_KC.to(dtype))
+            if gate is None:
+                return k_GKD.to(dtype), v_GKD.to(dtype)
+            v_HKD = v_GKD.repeat_interleave(self.num_heads // v_GKD.shape[0], dim=0).float()
+            return k_GKD.to(dtype), (self.effective_gate(adapter_name, gate)[:, None, None] * v_HKD).to(dtype)
+
+        return self.cache.get(adapter_name, prompt_KC, gate, dtype, self.layout.projections(module), compute)
+
+    def contribution(
+        self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None = None
+    ) -> Tensor | None:
+        """What the active adapters add to the attention output, [B, T, H, D]; None where none is active here."""
+        if not self.reached:
+            self.reached = True
+        if self.disable_adapters:
+            return None
+        scaling = q_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+        if self.rows is not None:
+            return self._contribution_by_row(self.rows, module, q_BHTD, scaling, softcap)
+        total = None
+        for name in self.active_adapters:
+            if name in self.gate:
+                k_GKD, v_HKD = self.keys_values(name, module, q_BHTD.dtype)
+                extra_BTHD = prompt_attention(q_BHTD, k_GKD, v_HKD, scaling, softcap)
+                total = extra_BTHD if total is None else total + extra_BTHD
+        return total
+
+    def _contribution_by_row(
+        self, rows: RowAdapters, module: nn.Module, q_BHTD: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor | None:
+        here = [name for name in rows.adapters if name in self.gate]
+        if not here:
+            return None
+        rows.check(q_BHTD)
+        prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in here}
+        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, prompts)
+        return prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
+
+    def attend(
+        self,
+        fn: AttentionFunction,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attention function of an adapted module: `fn` on the text, plus the gated prompts (equation 7)."""
+        joined = None if self.disable_adapters or self.rows else self._vanilla()
+        if joined is not None:
+            self.reached = True
+            prompts = self.keys_values(joined, module, query.dtype)
+            return join_prompts(fn, module, query, key, value, attention_mask, *prompts, *args, **kwargs)
+        out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
+        extra_BTHD = self.contribution(module, query, kwargs.get("scaling"), kwargs.get("softcap"))
+        return (out_BTHD if extra_BTHD is None else out_BTHD + extra_BTHD), weights
+
+    def _vanilla(self) -> str | None:
+        """The active adapter whose prompts join the text's own softmax, if there is one."""
+        names = [name for name in self.active_adapters if name in self.prompt and name not in self.gate]
+        return names[0] if names else None
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Never possible: see `ZeroInitModel.merge_and_unload`."""
+        raise ValueError(CANNOT_MERGE)
+
+    def unmerge(self) -> None:
+        """Never needed, since nothing is ever merged."""
+        raise ValueError(CANNOT_MERGE)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter and what was remembered of it."""
+        super().delete_adapter(adapter_name)
+        self.cache.forget(adapter_name)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """No: gated attention over prompts is not a change of any weight matrix."""
+        return False
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        sizes = ", ".join(f"{name}: K={prompt.shape[0]}" for name, prompt in self.prompt.items())
+        return f"heads={self.num_heads}, width={self.width}, {sizes}"
+
+
+CANNOT_MERGE = (
+    "A zero-init adapter cannot be merged into its base: its gated softmax over the prompts depends on every query, and no weight "
+    "matrix can stand for it. Keep it beside the base: `save_pretrained` stores about 5 MB at 7B, prompt keys and values are "
+    "computed once, and `adapter_names` serves many adapters in one batch. `unload()` gives the plain base back."
+)

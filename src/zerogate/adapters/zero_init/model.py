@@ -1,0 +1,333 @@
+"""`ZeroInitModel`: the PEFT tuner that puts zero-init layers on a frozen model, and takes them off again.
+
+PEFT drives it: `get_peft_model`, `add_adapter`, `set_adapter`, `disable_adapter`, `save_pretrained`, `from_pretrained` and
+the trainers built on them call the methods of `BaseTuner` that are overridden here. What is ours: which attention
+modules a config means, the seam and its verification, rows with different adapters, the cut below the first adapted layer,
+and a plain answer on merging.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from torch import Tensor, nn
+
+from ..attention import CHILD, install_seam, uses_interface
+from ..bank import BASE, RowAdapters
+from ..layouts import Block, find_blocks, unknown_family
+from ..thin_seams import SAME_SOFTMAX, THIN_SEAMS
+from .config import ZeroInitConfig
+from .layer import CANNOT_MERGE, ZeroInitLayer
+
+
+class ZeroInitModel(BaseTuner):
+    """A transformers model with adaption prompts and zero-init gates in its upper layers (arXiv 2303.16199)."""
+
+    prefix = f"{CHILD}."
+    tuner_layer_cls = ZeroInitLayer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._targets: dict[str, Block] = {}
+        self._thin_seams: list[Any] = []  # each takes a thin seam off again
+        self._hooks: list[_SeamCheck | _Cut] = []
+        super().__init__(*args, **kwargs)
+
+    # --- attaching ---------------------------------------------------------------------------------------------------
+
+    def _prepare_adapter_config(self, peft_config: ZeroInitConfig, model_config: dict[str, Any]) -> ZeroInitConfig:
+        return peft_config  # the model itself, not its model_type, says where its attention is: see _prepare_model
+
+    def _prepare_model(self, peft_config: ZeroInitConfig, model: nn.Module) -> None:
+        """Finds and checks the attention modules before anything is changed."""
+        blocks = choose_blocks(model, peft_config)
+        self._targets = {block.name: block for block in blocks}
+        for block in blocks:
+            module = model.get_submodule(block.name)
+            if block.layout.seam == "interface" and not uses_interface(module):
+                raise ValueError(
+                    f"{block.name} ({type(module).__name__}) does not go through transformers' attention interface, so prompts "
+                    "there would silently do nothing. Load the base with attn_implementation='eager', or register a "
+                    "layout with a thin seam (docs/families.md)."
+                )
+            if peft_config.attention == "vanilla" and block.layout.seam not in SAME_SOFTMAX:
+                raise ValueError(
+                    f'attention="vanilla" needs the keys and values of the text, and {type(module).__name__} computes its attention '
+                    'where they cannot be reached. Use attention="zero_init" with this family.'
+                )
+        install_seam()
+
+    def _check_target_module_exists(self, peft_config: ZeroInitConfig, key: str) -> bool:  # type: ignore[override]
+        return key in self._targets
+
+    def _create_and_replace(
+        self,
+        peft_config: ZeroInitConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        block = self._targets[current_key]
+        layer = target._modules.get(CHILD)
+        if layer is None:
+            layer = ZeroInitLayer(block.layout, target)
+            target.add_module(CHILD, layer)
+            if block.layout.seam != "interface":
+                self._thin_seams.append(THIN_SEAMS[block.layout.seam](target, block.layout))
+        elif not isinstance(layer, ZeroInitLayer):
+            raise TypeError(
+                f"{current_key} already has a child named {CHILD!r} that is no ZeroInitLayer: {type(layer)}."
+            )
+        device = next(p for module in block.layout.projections(target) for p in module.parameters()).device
+        layer.update_layer(adapter_name, peft_config, device)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Attaches an adapter; then arms the check of the seam and moves the cut to the lowest adapted layer."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for hooks in self._hooks:
+            hooks.remove()
+        self._hooks = [_SeamCheck(model), _Cut(model)]
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Makes one adapter active (or several, whose contributions add up)."""
+        if isinstance(adapter_name, list) and len(adapter_name) > 1:
+            vanilla = [name for name in adapter_name if self.peft_config[name].attention == "vanilla"]
+            if vanilla:
+                raise ValueError(f'{vanilla} have attention="vanilla" and can be active only alone.')
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around each forward pass and generation; `adapter_names` gives each row its adapter."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        rows = self._rows(names, kwargs)
+        layers = [m for m in self.model.modules() if isinstance(m, ZeroInitLayer)]
+        try:
+            for layer in layers:
+                layer.rows = rows
+            yield
+        finally:
+            for layer in layers:
+                layer.rows = None
+
+    def _rows(self, names: Any, kwargs: dict[str, Any]) -> RowAdapters:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"adapter_names must be a list with one adapter name per row, not {names!r}.")
+        if self.training:
+            raise ValueError(
+                "adapter_names is for inference: call model.eval() first. In training, one adapter is active."
+            )
+        unknown = sorted(set(names) - set(self.peft_config) - {BASE})
+        if unknown:
+            raise ValueError(
+                f"No adapter named {', '.join(unknown)}. There are: {', '.join([BASE, *self.peft_config])}."
+            )
+        vanilla = sorted(n for n in set(names) - {BASE} if self.peft_config[n].attention == "vanilla")
+        if vanilla:
+            raise ValueError(
+                f'{", ".join(vanilla)}: adapters with attention="vanilla" cannot share a batch with others.'
+            )
+        # generate() repeats each row for beams and returned sequences before its first forward pass.
+        repeats = [kwargs.get("num_beams"), kwargs.get("num_return_sequences")]
+        if (generation := kwargs.get("generation_config")) is not None:
+            repeats += [generation.num_beams, generation.num_return_sequences]
+        return RowAdapters(list(names), expand=max(n or 1 for n in repeats))
+
+    # --- saving and leaving ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _get_adapter_state_dict(cls, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        state = super()._get_adapter_state_dict(**kwargs)
+        dtype = getattr(torch, kwargs["config"].save_dtype)
+        return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:  # type: ignore[override]
+        if merge:
+            raise ValueError(CANNOT_MERGE)
+        for remove in [*self._thin_seams, *(hooks.remove for hooks in self._hooks)]:
+            remove()
+        for module in list(self.model.modules()):
+            if isinstance(module._modules.get(CHILD), ZeroInitLayer):
+                del module._modules[CHILD]
+        return super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Raises ValueError: a zero-init adapter cannot be merged."""
+        raise ValueError(CANNOT_MERGE)
+
+
+def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:
+    """The attention modules that `config` means: the topmost L of each stack, or those it names.
+
+    Raises:
+        ValueError: None is known, several stacks and no choice, L > N, an index out of range, or names that match nothing.
+    """
+    known = find_blocks(model)
+    if not known:
+        raise ValueError(unknown_family(model))
+    blocks = known
+    if config.target_modules is not None:
+        blocks = [block for block in known if check_target_module_exists(_names_only(config), block.name)]
+        if not blocks:
+            raise ValueError(
+                f"target_modules={config.target_modules!r} matches none of this model's self-attention modules, which are "
+                f"{known[0].name} ... {known[-1].name}."
+            )
+    stacks: dict[str, list[Block]] = {}
+    for block in blocks:
+        stacks.setdefault(block.stack, []).append(block)
+    if len(stacks) > 1 and config.target_modules is None:
+        listing = ", ".join(f"{stack} ({len(members)} layers)" for stack, members in stacks.items())
+        example = r".*" + next(iter(stacks)).replace(".", r"\.") + r"\..*"
+        raise ValueError(
+            f"{type(model).__name__} has several stacks of attention: {listing}. Say which to adapt, for example "
+            f"target_modules={example!r}; '.*' adapts all, each in its topmost num_layers."
+        )
+    return [block for members in stacks.values() for block in _choose_layers(members, config)]
+
+
+def _names_only(config: ZeroInitConfig) -> Any:
+    """`config` as PEFT's matcher takes it, without layers: those are chosen here, per stack."""
+
+    class Names:
+        target_modules = config.target_modules
+        exclude_modules = config.exclude_modules
+        target_parameters = None
+
+    return Names
+
+
+def _choose_layers(members: list[Block], config: ZeroInitConfig) -> list[Block]:
+    if config.layers_to_transform is not None:
+        wanted = {int(i) for i in config.layers_to_transform}  # type: ignore[union-attr]
+        there = {block.index for block in members}
+        if missing := sorted(wanted - there):
+            raise ValueError(
+                f"layers_to_transform names layers {missing}, and {members[0].stack} has attention in layers "
+                f"{min(there)} to {max(there)}."
+            )
+        return [block for block in members if block.index in wanted]
+    L, N = config.num_layers or len(members), len(members)
+    if L > N:
+        raise ValueError(f"num_layers={L} (L) is more than the {N} attention layers (N) of {members[0].stack}.")
+    return members[N - L :]
+
+
+class _SeamCheck:
+    """After the first forward pass, makes sure that each adapted attention module was really reached, or raises."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.handle = model.register_forward_hook(self.check)
+
+    def check(self, model: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.remove()
+        missed = [
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, ZeroInitLayer) and not layer.reached and not layer.disable_adapters
+        ]
+        if missed:
+            raise RuntimeError(
+                f"The adapter is attached but the attention of {missed[0]} (and {len(missed) - 1} more) never came through "
+                "zerogate's seam, so it would silently do nothing. Choose another attn_implementation for the base, and please "
+                "report the model family."
+            )
+
+    def remove(self) -> None:
+        self.handle.remove()
+
+
+class _Cut:
+    """Runs the layers below the first adapted one without autograd.
+
+    A frozen base records no graph there anyway, except when someone made the embeddings' output require gradients, as
+    PEFT, TRL and Trainer do for activation checkpointing. Then hidden states are detached before the first layer.
+    Reentrant checkpointing needs an input with gradients: it gets one where the first adapted layer begins.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        stacks: dict[str, tuple[int, nn.ModuleList]] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, ZeroInitLayer):
+                stack, index = _place(name)
+                if stack not in stacks or index < stacks[stack][0]:
+                    stacks[stack] = (index, model.get_submodule(stack))  # type: ignore[assignment]
+        self.handles = []
+        for first, layers in stacks.values():
+            if first > 0:
+                trained_above = list(layers)[first:]
+                self.handles.append(
+                    layers[0].register_forward_pre_hook(_Detach(model, trained_above), with_kwargs=True)
+                )
+                self.handles.append(layers[first].register_forward_pre_hook(_restart, with_kwargs=True))
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _place(name: str) -> tuple[str, int]:
+    parts = name.split(".")
+    at = next(i for i, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[:at]), int(parts[at])
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+
+class _Detach:
+    def __init__(self, model: nn.Module, above: list[nn.Module]) -> None:
+        self.model, self.above = model, above
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if not hidden.requires_grad:
+            return None
+        above = {id(p) for layer in self.above for p in layer.parameters()}
+        if any(p.requires_grad and id(p) not in above for p in self.model.parameters()):
+            return None  # something else is trained too, perhaps below: leave the graph whole
+        return _hidden(args, kwargs, Tensor.detach)
+
+
+def _restart(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+    reentrant = checkpoint is not None and getattr(checkpoint, "keywords", {}).get("use_reentrant", False)
+    if not (module.training and reentrant and torch.is_grad_enabled()):
+        return None
+    return _hidden(args, kwargs, lambda x: x if x.requires_grad else x.detach().requires_grad_())
+
+
+def gates(model: nn.Module, adapter: str = "default") -> dict[int, Tensor]:
+    """Effective gates of an adapter, by layer index: after scale and activation, fp32, detached, [H] (or [1]).
+
+    Raises:
+        ValueError: No such adapter with gates, or it spans several stacks (take the layers' `effective_gate` there).
+    """
+    found: dict[int, Tensor] = {}
+    stacks = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, ZeroInitLayer) and adapter in layer.gate:
+            stack, index = _place(name)
+            stacks.add(stack)
+            found[index] = layer.effective_gate(adapter).detach().float()
+    if not found or len(stacks) > 1:
+        raise ValueError(f"Adapter {adapter!r} has gates in {len(stacks)} stacks of this model, and one is needed.")
+    return found
