@@ -81,7 +81,8 @@ def join_prompts(
 ) -> tuple[Tensor, Tensor | None]:
     """Prompts in the *same* softmax as the text and no gate: the "random-init attention" of the paper's Table 4.
 
-    The prompts are put before the text's keys and values and every query sees all of them, so `fn` itself does the work.
+    The prompts are put before the text's keys and values and every query sees all of them, so `fn` itself does the
+    work.
 
     Raises:
         ValueError: The mask is of a kind that cannot be widened (flash and flex attention).
@@ -133,8 +134,8 @@ def _get_interface(self: AttentionInterface, attn_implementation: str, default: 
 
 
 def install_seam() -> None:
-    """Puts the seam into transformers' attention look-up, once per process. Models without adapters pass straight through."""
-    AttentionInterface.get_interface = _get_interface
+    """Puts the seam into transformers' attention look-up, once per process. Models without adapters pass through."""
+    AttentionInterface.get_interface = _get_interface  # type: ignore[method-assign]
 
 
 def uses_interface(module: nn.Module) -> bool:

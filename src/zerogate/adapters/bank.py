@@ -1,7 +1,8 @@
 """Many adapters in one batch: the prompts of each row's adapter, stacked, so that one pass serves them all.
 
 Prompt keys and values are tiny beside a layer's weights, so a batch of B rows with B adapters costs what a batch with
-one adapter costs. A row named `__base__`, or whose adapter does not reach a layer, gets zero values there: it adds exactly 0.
+one adapter costs. A row named `__base__`, or whose adapter does not reach a layer, gets zero values there: it adds
+exactly 0.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class RowAdapters:
         """Raises ValueError unless there is one name per row of the batch."""
         if q_BHTD.shape[0] != len(self.names):
             raise ValueError(
-                f"adapter_names has {len(self.names)} entries for a batch of {q_BHTD.shape[0]} rows. Give one adapter name, or "
-                f'"{BASE}", per row.'
+                f"adapter_names has {len(self.names)} entries for a batch of {q_BHTD.shape[0]} rows. "
+                f'Give one adapter name, or "{BASE}", per row.'
             )
 
 

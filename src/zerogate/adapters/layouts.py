@@ -1,9 +1,9 @@
 """Where each model family keeps what the seam needs: its attention blocks and its key and value projections.
 
 What differs between families is data. A `Layout` names, for one class of attention module, the paths to head counts
-and projections; `LAYOUTS` is the table, by class name. A class that is not in the table is tried against `STANDARD`, which
-fits every module with separate projections that goes through transformers' attention interface and has no part unknown to us:
-most of the families in transformers. Anything else is an error that says how to register it:
+and projections; `LAYOUTS` is the table, by class name. A class that is not in the table is tried against `STANDARD`,
+which fits every module with separate projections that goes through transformers' attention interface and has no part
+unknown to us: most of the families in transformers. Anything else is an error that says how to register it:
 
     from zerogate.adapters import Layout, register_layout
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from .attention import uses_interface
 
 @dataclass(frozen=True)
 class Layout:
-    """How to get prompt keys and values out of one class of attention module. Strings are attribute paths on the module.
+    """How to get prompt keys and values out of one class of attention module. Strings are paths on the module.
 
     Attributes:
         key, value: The projections, where they are separate.
@@ -156,7 +157,7 @@ def _standard(module: nn.Module) -> Layout | None:
     fits = {"q_proj", "k_proj", "v_proj"} <= parts <= _KNOWN_PARTS and {"config", "head_dim"} <= module.__dict__.keys()
     if not fits or not uses_interface(module):
         return None
-    config = module.config
+    config: Any = module.config
     kv_heads = (
         "config.num_key_value_heads" if "num_key_value_heads" in config.to_dict() else "config.num_attention_heads"
     )
@@ -198,9 +199,9 @@ def unknown_family(model: nn.Module) -> str:
         f"Its attention-like classes are {', '.join(seen)}." if seen else "It has no attention-like modules at all."
     )
     return (
-        f"{type(model).__name__} has no attention module that zerogate knows: none is in the table of layouts, and none has "
-        f"q_proj, k_proj and v_proj, goes through transformers' attention interface and has no unknown part. {looked} "
-        "If one of them is the self-attention, say where its projections are: "
-        '`from zerogate.adapters import Layout, register_layout; register_layout("ItsClass", Layout(key=..., value=..., '
-        "heads=..., kv_heads=..., head_dim=..., width=...))` (docs/families.md)."
+        f"{type(model).__name__} has no attention module that zerogate knows: none is in the table of layouts, "
+        f"and none has q_proj, k_proj and v_proj, goes through transformers' attention interface and has no unknown part. "
+        f"{looked} If one of them is the self-attention, say where its projections are: "
+        '`from zerogate.adapters import Layout, register_layout; register_layout("ItsClass", Layout(key=..., '
+        "value=..., heads=..., kv_heads=..., head_dim=..., width=...))` (docs/families.md)."
     )

@@ -1,13 +1,15 @@
 """Prompt keys and values, computed once for as long as nothing they depend on has changed.
 
-A frozen layer makes the same keys and values of a prompt at every step until the prompt changes: once per optimiser step
-in training (whatever the number of micro-batches, and under activation checkpointing), once per adapter in inference. The
-danger of remembering them is known: LitGPT kept what a validation pass had computed without gradients, and the prompts
-silently stopped training. Here that cannot happen, because what is kept is never put into a graph as it is. With gradients
-on, values pass through `_Remembered`, whose backward runs a small graph that was built from the prompt for this very purpose.
+A frozen layer makes the same keys and values of a prompt at every step until the prompt changes: once per optimiser
+step in training (whatever the number of micro-batches, and under activation checkpointing), once per adapter in
+inference. The danger of remembering them is known: LitGPT kept what a validation pass had computed without gradients,
+and the prompts silently stopped training. Here that cannot happen, because what is kept is never put into a graph as
+it is. With gradients on, values pass through `_Remembered`, whose backward runs a small graph that was built from the
+prompt for this very purpose.
 
-Nor can it be stale: an entry holds for one version of the prompt, gate and projections, one dtype, device and, in passes without
-gradients, for the very numbers (an edit through `.data`, as weight averaging makes it, raises no version).
+Nor can it be stale: an entry holds for one version of the prompt, gate and projections, one dtype, device and, in
+passes without gradients, for the very numbers (an edit through `.data`, as weight averaging makes it, raises no
+version).
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class PromptCache:
             or (wants_grad and not entry.leaves)
             or self._edited(entry, prompt_KC, gate)
         ):
-            # Whoever trains will want a graph: build it at the first pass of a step, even if that one runs without gradients.
+            # Whoever trains will want a graph: build it at the first pass of a step, with or without gradients.
             entry = self._entries[adapter_name] = self._make(key, prompt_KC, gate, compute)
         if not wants_grad:
             return entry.k.detach(), entry.v.detach()
@@ -108,7 +110,7 @@ class PromptCache:
 
     @staticmethod
     def _edited(entry: _Entry, prompt_KC: Tensor, gate: Tensor | None) -> bool:
-        """Whether the numbers changed behind autograd's back. On a GPU in training the look would cost a synchronisation."""
+        """Whether the numbers changed behind autograd's back. In training on a GPU the look would cost too much."""
         if prompt_KC.is_meta or (torch.is_grad_enabled() and prompt_KC.is_cuda):
             return False
         now = (prompt_KC, gate)

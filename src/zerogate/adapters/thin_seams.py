@@ -1,10 +1,10 @@
 """Seams for the few families whose attention does not go through transformers' interface: GPT-J, BLOOM, Falcon, MPT.
 
-GPT-J has one method, `_attn`, that is an attention function in all but name: it is wrapped on the instance. The others
-compute attention in the middle of their forward, between a fused projection and an output projection: hooks take the
-queries from the first and add the gated prompts to the input of the second. Either way the mathematics is the adapter's own
-(`ZeroInitLayer.attend` or `.contribution`); nothing of it is repeated here. What is put on a module are bound methods, not
-closures, so that a deep copy of the model gets a seam of its own.
+GPT-J has one method, `_attn`, that is an attention function in all but name: it is wrapped on the instance. The
+others compute attention in the middle of their forward, between a fused projection and an output projection: hooks
+take the queries from the first and add the gated prompts to the input of the second. Either way the mathematics is
+the adapter's own (`ZeroInitLayer.attend` or `.contribution`); nothing of it is repeated here. What is put on a module
+are bound methods, not closures, so that a deep copy of the model gets a seam of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Between:
         self.query: Tensor | None = None  # both are handed from hook to hook within one forward pass
         self.positions: tuple[Tensor, Tensor] | None = None
         self.handles = [
-            attrgetter(layout.fused)(module).register_forward_hook(self.keep_query),
+            attrgetter(layout.fused or "")(module).register_forward_hook(self.keep_query),
             attrgetter(output)(module).register_forward_pre_hook(self.add_prompts),
         ]
         if rotate:

@@ -1,4 +1,4 @@
-"""`ZeroInitConfig`: what a zero-init adapter is, as data. Code that branches on it lives in `layer.py` and `model.py`."""
+"""`ZeroInitConfig`: what a zero-init adapter is, as data. Code that branches on it is in `layer.py` and `model.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _help(text: str) -> dict[str, str]:
 
 @dataclass
 class ZeroInitConfig(PeftConfig):
-    """Adaption prompts in the topmost layers, let in by gates that start at zero (LLaMA-Adapter, arXiv 2303.16199, section 3).
+    """Adaption prompts in the topmost layers, let in by gates that start at zero (arXiv 2303.16199, section 3).
 
     Raises:
         ValueError: A value is out of its range; the message names the field, the value and what it may be.
@@ -37,8 +37,8 @@ class ZeroInitConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata=_help(
-            "Which attention modules, as PEFT understands it: a regular expression on full names, or a list of name endings. "
-            "Needed where a model has several stacks (CLIP, Whisper)."
+            "Which attention modules, as PEFT understands it: a regular expression on full names, or a list of name "
+            "endings. Needed where a model has several stacks (CLIP, Whisper)."
         ),
     )
     exclude_modules: list[str] | str | None = field(default=None, metadata=_help("Names to leave out, as in PEFT."))

@@ -1,8 +1,8 @@
 """`ZeroInitLayer`: the adaption prompts and gates of one attention module, for every adapter attached to it.
 
-It sits on the attention module as a child named `zero_init` and is called by the seam (`adapters/attention.py`) or by a
-thin seam (`adapters/thin_seams.py`). It owns the parameters, remembers the keys and values that the frozen layer makes of
-them (`adapters/prompt_cache.py`), and adds their gated attention to the module's own.
+It sits on the attention module as a child named `zero_init` and is called by the seam (`adapters/attention.py`) or by
+a thin seam (`adapters/thin_seams.py`). It owns the parameters, remembers the keys and values that the frozen layer
+makes of them (`adapters/prompt_cache.py`), and adds their gated attention to the module's own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
     def keys_values(self, adapter_name: str, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Prompt keys [G, K, D] and values in `dtype`: gated [H, K, D] for zero-init, plain [G, K, D] for vanilla."""
         prompt_KC = self.prompt[adapter_name]
-        gate = self.gate[adapter_name] if adapter_name in self.gate else None
+        gate = self.gate.get(adapter_name)
 
         def compute(prompt_KC: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
             k_GKD, v_GKD = self.layout.keys_values(module, prompt_KC.to(dtype))
@@ -147,7 +147,8 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
 
 CANNOT_MERGE = (
-    "A zero-init adapter cannot be merged into its base: its gated softmax over the prompts depends on every query, and no weight "
-    "matrix can stand for it. Keep it beside the base: `save_pretrained` stores about 5 MB at 7B, prompt keys and values are "
-    "computed once, and `adapter_names` serves many adapters in one batch. `unload()` gives the plain base back."
+    "A zero-init adapter cannot be merged into its base: its gated softmax over the prompts depends on every query, "
+    "and no weight matrix can stand for it. Keep it beside the base: `save_pretrained` stores about 5 MB at 7B, prompt "
+    "keys and values are computed once, and `adapter_names` serves many adapters in one batch. `unload()` gives the "
+    "plain base back."
 )

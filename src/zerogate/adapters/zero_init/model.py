@@ -1,14 +1,13 @@
 """`ZeroInitModel`: the PEFT tuner that puts zero-init layers on a frozen model, and takes them off again.
 
-PEFT drives it: `get_peft_model`, `add_adapter`, `set_adapter`, `disable_adapter`, `save_pretrained`, `from_pretrained` and
-the trainers built on them call the methods of `BaseTuner` that are overridden here. What is ours: which attention
-modules a config means, the seam and its verification, rows with different adapters, the cut below the first adapted layer,
-and a plain answer on merging.
+PEFT drives it: `get_peft_model`, `add_adapter`, `set_adapter`, `disable_adapter`, `save_pretrained`,
+`from_pretrained` and the trainers built on them call the methods of `BaseTuner` that are overridden here. What is
+ours: which attention modules a config means, the seam and its verification, rows with different adapters, the cut
+below the first adapted layer, and a plain answer on merging.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from ..bank import BASE, RowAdapters
 from ..layouts import Block, find_blocks, unknown_family
 from ..thin_seams import SAME_SOFTMAX, THIN_SEAMS
 from .config import ZeroInitConfig
+from .hooks import Cut, SeamCheck, place
 from .layer import CANNOT_MERGE, ZeroInitLayer
 
 
@@ -30,19 +30,20 @@ class ZeroInitModel(BaseTuner):
 
     prefix = f"{CHILD}."
     tuner_layer_cls = ZeroInitLayer
+    peft_config: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._targets: dict[str, Block] = {}
         self._thin_seams: list[Any] = []  # each takes a thin seam off again
-        self._hooks: list[_SeamCheck | _Cut] = []
+        self._hooks: list[SeamCheck | Cut] = []
         super().__init__(*args, **kwargs)
 
     # --- attaching ---------------------------------------------------------------------------------------------------
 
-    def _prepare_adapter_config(self, peft_config: ZeroInitConfig, model_config: dict[str, Any]) -> ZeroInitConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config  # the model itself, not its model_type, says where its attention is: see _prepare_model
 
-    def _prepare_model(self, peft_config: ZeroInitConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Finds and checks the attention modules before anything is changed."""
         blocks = choose_blocks(model, peft_config)
         self._targets = {block.name: block for block in blocks}
@@ -50,14 +51,14 @@ class ZeroInitModel(BaseTuner):
             module = model.get_submodule(block.name)
             if block.layout.seam == "interface" and not uses_interface(module):
                 raise ValueError(
-                    f"{block.name} ({type(module).__name__}) does not go through transformers' attention interface, so prompts "
-                    "there would silently do nothing. Load the base with attn_implementation='eager', or register a "
-                    "layout with a thin seam (docs/families.md)."
+                    f"{block.name} ({type(module).__name__}) does not go through transformers' attention interface, "
+                    "so prompts there would silently do nothing. Load the base with attn_implementation='eager', or "
+                    "register a layout with a thin seam (docs/families.md)."
                 )
             if peft_config.attention == "vanilla" and block.layout.seam not in SAME_SOFTMAX:
                 raise ValueError(
-                    f'attention="vanilla" needs the keys and values of the text, and {type(module).__name__} computes its attention '
-                    'where they cannot be reached. Use attention="zero_init" with this family.'
+                    f'attention="vanilla" needs the keys and values of the text, and {type(module).__name__} computes '
+                    'its attention where they cannot be reached. Use attention="zero_init" with this family.'
                 )
         install_seam()
 
@@ -66,7 +67,7 @@ class ZeroInitModel(BaseTuner):
 
     def _create_and_replace(
         self,
-        peft_config: ZeroInitConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -93,7 +94,7 @@ class ZeroInitModel(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         for hooks in self._hooks:
             hooks.remove()
-        self._hooks = [_SeamCheck(model), _Cut(model)]
+        self._hooks = [SeamCheck(model), Cut(model)]
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Makes one adapter active (or several, whose contributions add up)."""
@@ -161,7 +162,8 @@ class ZeroInitModel(BaseTuner):
         for module in list(self.model.modules()):
             if isinstance(module._modules.get(CHILD), ZeroInitLayer):
                 del module._modules[CHILD]
-        return super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
+        super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
+        return self.model
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Raises ValueError: a zero-init adapter cannot be merged."""
@@ -172,7 +174,8 @@ def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:
     """The attention modules that `config` means: the topmost L of each stack, or those it names.
 
     Raises:
-        ValueError: None is known, several stacks and no choice, L > N, an index out of range, or names that match nothing.
+        ValueError: None is known, several stacks and no choice, L > N, an index out of range, or names that match
+        nothing.
     """
     known = find_blocks(model)
     if not known:
@@ -182,8 +185,8 @@ def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:
         blocks = [block for block in known if check_target_module_exists(_names_only(config), block.name)]
         if not blocks:
             raise ValueError(
-                f"target_modules={config.target_modules!r} matches none of this model's self-attention modules, which are "
-                f"{known[0].name} ... {known[-1].name}."
+                f"target_modules={config.target_modules!r} matches none of this model's self-attention modules, which "
+                f"are {known[0].name} ... {known[-1].name}."
             )
     stacks: dict[str, list[Block]] = {}
     for block in blocks:
@@ -225,96 +228,6 @@ def _choose_layers(members: list[Block], config: ZeroInitConfig) -> list[Block]:
     return members[N - L :]
 
 
-class _SeamCheck:
-    """After the first forward pass, makes sure that each adapted attention module was really reached, or raises."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.handle = model.register_forward_hook(self.check)
-
-    def check(self, model: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self.remove()
-        missed = [
-            name
-            for name, layer in model.named_modules()
-            if isinstance(layer, ZeroInitLayer) and not layer.reached and not layer.disable_adapters
-        ]
-        if missed:
-            raise RuntimeError(
-                f"The adapter is attached but the attention of {missed[0]} (and {len(missed) - 1} more) never came through "
-                "zerogate's seam, so it would silently do nothing. Choose another attn_implementation for the base, and please "
-                "report the model family."
-            )
-
-    def remove(self) -> None:
-        self.handle.remove()
-
-
-class _Cut:
-    """Runs the layers below the first adapted one without autograd.
-
-    A frozen base records no graph there anyway, except when someone made the embeddings' output require gradients, as
-    PEFT, TRL and Trainer do for activation checkpointing. Then hidden states are detached before the first layer.
-    Reentrant checkpointing needs an input with gradients: it gets one where the first adapted layer begins.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        stacks: dict[str, tuple[int, nn.ModuleList]] = {}
-        for name, module in model.named_modules():
-            if isinstance(module, ZeroInitLayer):
-                stack, index = _place(name)
-                if stack not in stacks or index < stacks[stack][0]:
-                    stacks[stack] = (index, model.get_submodule(stack))  # type: ignore[assignment]
-        self.handles = []
-        for first, layers in stacks.values():
-            if first > 0:
-                trained_above = list(layers)[first:]
-                self.handles.append(
-                    layers[0].register_forward_pre_hook(_Detach(model, trained_above), with_kwargs=True)
-                )
-                self.handles.append(layers[first].register_forward_pre_hook(_restart, with_kwargs=True))
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
-def _place(name: str) -> tuple[str, int]:
-    parts = name.split(".")
-    at = next(i for i, part in enumerate(parts) if part.isdigit())
-    return ".".join(parts[:at]), int(parts[at])
-
-
-def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-
-class _Detach:
-    def __init__(self, model: nn.Module, above: list[nn.Module]) -> None:
-        self.model, self.above = model, above
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if not hidden.requires_grad:
-            return None
-        above = {id(p) for layer in self.above for p in layer.parameters()}
-        if any(p.requires_grad and id(p) not in above for p in self.model.parameters()):
-            return None  # something else is trained too, perhaps below: leave the graph whole
-        return _hidden(args, kwargs, Tensor.detach)
-
-
-def _restart(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    checkpoint = getattr(module, "_gradient_checkpointing_func", None)
-    reentrant = checkpoint is not None and getattr(checkpoint, "keywords", {}).get("use_reentrant", False)
-    if not (module.training and reentrant and torch.is_grad_enabled()):
-        return None
-    return _hidden(args, kwargs, lambda x: x if x.requires_grad else x.detach().requires_grad_())
-
-
 def gates(model: nn.Module, adapter: str = "default") -> dict[int, Tensor]:
     """Effective gates of an adapter, by layer index: after scale and activation, fp32, detached, [H] (or [1]).
 
@@ -325,7 +238,7 @@ def gates(model: nn.Module, adapter: str = "default") -> dict[int, Tensor]:
     stacks = set()
     for name, layer in model.named_modules():
         if isinstance(layer, ZeroInitLayer) and adapter in layer.gate:
-            stack, index = _place(name)
+            stack, index = place(name)
             stacks.add(stack)
             found[index] = layer.effective_gate(adapter).detach().float()
     if not found or len(stacks) > 1:
