@@ -1,0 +1,104 @@
+"""Hooks of a zero-init model besides its layers: the check that the seam is in the path, and the cut below the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layer import ZeroInitLayer
+
+
+class SeamCheck:
+    """After the first forward pass, makes sure that each adapted attention module was really reached, or raises."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.handle = model.register_forward_hook(self.check)
+
+    def check(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Runs once, after the first forward pass that is not being compiled."""
+        if torch.compiler.is_compiling():
+            return
+        self.remove()
+        missed = [
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, ZeroInitLayer) and not layer.reached and not layer.disable_adapters
+        ]
+        if missed:
+            raise RuntimeError(
+                f"The adapter is attached but the attention of {missed[0]} (and {len(missed) - 1} more) never came "
+                "through zerogate's seam, so it would silently do nothing. Choose another attn_implementation for the "
+                "base, and please report the model family."
+            )
+
+    def remove(self) -> None:
+        """Takes the hooks off the model."""
+        self.handle.remove()
+
+
+class Cut:
+    """Runs the layers below the first adapted one without autograd.
+
+    A frozen base records no graph there anyway, except when someone made the embeddings' output require gradients, as
+    PEFT, TRL and Trainer do for activation checkpointing. Then hidden states are detached before the first layer.
+    Reentrant checkpointing needs an input with gradients: it gets one where the first adapted layer begins.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        stacks: dict[str, tuple[int, nn.ModuleList]] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, ZeroInitLayer):
+                stack, index = place(name)
+                if stack not in stacks or index < stacks[stack][0]:
+                    stacks[stack] = (index, model.get_submodule(stack))  # type: ignore[assignment]
+        self.handles = []
+        for first, layers in stacks.values():
+            if first > 0:
+                trained_above = list(layers)[first:]
+                self.handles.append(
+                    layers[0].register_forward_pre_hook(_Detach(model, trained_above), with_kwargs=True)
+                )
+                self.handles.append(layers[first].register_forward_pre_hook(_restart, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Takes the hooks off the model."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def place(name: str) -> tuple[str, int]:
+    """The stack and layer index that a module name lies in: "model.layers.3.self_attn" -> ("model.layers", 3)."""
+    parts = name.split(".")
+    at = next(i for i, part in enumerate(parts) if part.isdigit())
+    return ".".join(parts[:at]), int(parts[at])
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+
+class _Detach:
+    def __init__(self, model: nn.Module, above: list[nn.Module]) -> None:
+        self.model, self.above = model, above
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if not hidden.requires_grad:
+            return None
+        above = {id(p) for layer in self.above for p in layer.parameters()}
+        if any(p.requires_grad and id(p) not in above for p in self.model.parameters()):
+            return None  # something else is trained too, perhaps below: leave the graph whole
+        return _hidden(args, kwargs, Tensor.detach)
+
+
+def _restart(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+    reentrant = checkpoint is not None and getattr(checkpoint, "keywords", {}).get("use_reentrant", False)
+    if not (module.training and reentrant and torch.is_grad_enabled()):
+        return None
+    return _hidden(args, kwargs, lambda x: x if x.requires_grad else x.detach().requires_grad_())
