@@ -9,6 +9,7 @@ Every adapter is a PEFT folder: `adapter_config.json` and `adapter_model.safeten
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_NAME = re.compile(r"[A-Za-z][\w-]*")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -141,13 +143,21 @@ def attach(model: PreTrainedModel, files: Mapping[str, AdapterFiles], base: str)
     from peft import PeftModel, get_peft_model
 
     adapted: PeftModel | None = None
+    taken = {part for module, _ in model.named_modules() for part in module.split(".")}
     for name, adapter in files.items():
-        if not name.isidentifier() or name == "__base__":
-            raise UserError(f"{name!r} cannot name an adapter: use letters, digits and underscores")
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{name!r} cannot name an adapter: use letters, digits, _ and -, with a letter first")
+        if name in taken or name == adapter.method.lower():
+            # PEFT finds an adapter's tensors by its name between dots, and would take the base's for them.
+            raise UserError(
+                f"{name!r} cannot name an adapter here, as the base has a module of that name; choose another"
+            )
         config = _peft_config(adapter)
         with warnings.catch_warnings():
-            # PEFT warns that it overwrites the recorded base name; the comparison below is the real check.
+            # PEFT warns that it overwrites the recorded base name, and about names that only look dangerous; the checks
+            # above and the comparison below are the real ones.
             warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`")
+            warnings.filterwarnings("ignore", message="Adapter name .* should not be contained in the prefix")
             try:
                 if adapted is None:
                     adapted = get_peft_model(model, config, adapter_name=name)

@@ -85,6 +85,7 @@ def load_base(
     if source.folder is not None and not allow_pickle:
         _refuse_pickles(source.folder)
     config = read_config(name)
+    tokenizer = load_tokenizer(name)
     options: dict[str, Any] = {
         "config": config,
         "dtype": dtype if dtype == "auto" else getattr(torch, dtype),
@@ -98,8 +99,7 @@ def load_base(
     # transformers reports missing tensors as a table of warnings; the check below makes one message of them instead.
     # Its bar stays for what comes from the Hub, where it is the download's.
     loading_log = logging.getLogger("transformers.modeling_utils")
-    level = loading_log.level
-    loading_log.setLevel(logging.ERROR)
+    loading_log.disabled = True
     if source.folder is not None:
         transformers_logging.disable_progress_bar()
     try:
@@ -107,7 +107,7 @@ def load_base(
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise UserError(f"cannot load the base {name!r}: {_first_lines(error)}") from error
     finally:
-        loading_log.setLevel(level)
+        loading_log.disabled = False
         if source.folder is not None:
             transformers_logging.enable_progress_bar()
     model, info = loaded
@@ -120,7 +120,7 @@ def load_base(
         )
     model.requires_grad_(False)
     model.eval()
-    return model, load_tokenizer(name)
+    return model, tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -1,0 +1,201 @@
+"""A conversation: who speaks (a persona), what was said, and how much of it the model gets to see. No terminal in here.
+
+The persona's context and examples are always sent. Of what was said the newest exchanges are sent, as many as fit
+beside room for an answer; the oldest go first. What is sent is worded by the same templates as training records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zerogate.data import Turn, prompt_ids
+from zerogate.data.templates import TemplateName
+from zerogate.errors import UserError
+from zerogate.inference.generate import Answer, Engine
+from zerogate.inference.personas import Persona
+from zerogate.inference.sampling import Sampling
+
+# A prompt may take this share of the context at most, so that an answer always has room.
+_PROMPT_SHARE = 0.75
+
+
+@dataclass
+class Exchange:
+    """A question and its answer; `done` is false when the answer was cut short and may be continued."""
+
+    user: str
+    assistant: str = ""
+    done: bool = False
+
+
+class Chat:
+    """One conversation with one engine."""
+
+    def __init__(self, engine: Engine, persona: Persona, template: TemplateName | None = None) -> None:
+        """Begin a conversation; the template is the engine's own unless one is named."""
+        self.engine = engine
+        self.template = template or engine.default_template
+        self.adapter = engine.resolve(None)
+        self.exchanges: list[Exchange] = []
+        self.become(persona)
+        self.forgotten = 0
+
+    def become(self, persona: Persona) -> None:
+        """Take a persona and its sampling; what was said stays."""
+        self.persona = persona
+        self.sampling = Sampling().updated(persona.sampling)
+
+    def use_adapter(self, name: str) -> None:
+        """Answer with this adapter from now on; `base` is none at all.
+
+        Raises:
+            UserError: no adapter of that name was loaded.
+        """
+        self.adapter = self.engine.resolve("__base__" if name == "base" and name not in self.engine.adapters else name)
+
+    def say(self, text: str, on_text: Callable[[str], None]) -> Answer:
+        """Ask something and stream the answer.
+
+        Raises:
+            UserError: the question does not fit into the context; it is then not kept.
+        """
+        self.exchanges.append(Exchange(text))
+        return self._answer(on_text)
+
+    def again(self, on_text: Callable[[str], None]) -> Answer:
+        """Answer the last question anew, with the next seed.
+
+        Raises:
+            UserError: nothing was asked yet.
+        """
+        last = self._last()
+        self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
+        self.exchanges[-1] = Exchange(last.user)
+        return self._answer(on_text, keep=last)
+
+    def go_on(self, on_text: Callable[[str], None]) -> Answer:
+        """Continue the last answer where it ended.
+
+        Raises:
+            UserError: nothing was asked yet, or the context is full.
+        """
+        self._last()
+        return self._answer(on_text, keep=replace(self.exchanges[-1]))
+
+    def undo(self) -> Exchange:
+        """Take the last exchange back and return it.
+
+        Raises:
+            UserError: nothing was said yet.
+        """
+        self._last()
+        return self.exchanges.pop()
+
+    def reset(self) -> None:
+        """Forget what was said; the persona stays."""
+        self.exchanges.clear()
+        self.forgotten = 0
+
+    def prompt(self, before: list[int] | None = None) -> list[int]:
+        """Ids of the prompt for the last question: persona, then as much of the past as fits, then the question.
+
+        Args:
+            before: ids of the answer's beginning, which take room too.
+
+        Raises:
+            UserError: persona and question alone do not fit.
+        """
+        past = self.exchanges[:-1]
+        if self.persona.history is not None:
+            past = past[len(past) - min(self.persona.history, len(past)) :]
+        limit = None if self.engine.context is None else int(self.engine.context * _PROMPT_SHARE)
+        for start in range(len(past) + 1):
+            ids = prompt_ids(self._turns(past[start:]), self.template, self.engine.tokenizer)
+            if limit is None or len(ids) + len(before or []) <= limit:
+                self.forgotten = len(self.exchanges) - 1 - len(past[start:])
+                return ids
+        # The past is gone and it is still long: persona and question are never cut, so there is no way but to say so.
+        if self.engine.context is not None and len(ids) + len(before or []) < self.engine.context:
+            self.forgotten = len(self.exchanges) - 1
+            return ids
+        raise UserError(
+            f"the persona and this question take {len(ids)} tokens, and the base has room for {self.engine.context} "
+            "with the answer: ask in fewer words, or choose a shorter persona"
+        )
+
+    def _turns(self, past: list[Exchange]) -> list[Turn]:
+        turns = [Turn("system", self.persona.context.strip())] if self.persona.context.strip() else []
+        for example in self.persona.examples:
+            turns += [Turn("user", example.user), Turn("assistant", example.assistant)]
+        for exchange in past:
+            turns += [Turn("user", exchange.user), Turn("assistant", exchange.assistant)]
+        return [*turns, Turn("user", self.exchanges[-1].user)]
+
+    def _answer(self, on_text: Callable[[str], None], keep: Exchange | None = None) -> Answer:
+        """Answer, or go on answering, the last exchange; `keep` is put back in its place when that fails."""
+        exchange = self.exchanges[-1]
+        before: list[int] = []
+        if exchange.assistant:
+            before = self.engine.tokenizer(exchange.assistant, add_special_tokens=False)["input_ids"]
+        try:
+            answer = self.engine.stream(self.prompt(before), self.sampling, on_text, self.adapter, before)
+        except UserError:
+            self.exchanges[-1:] = [keep] if keep is not None else []
+            raise
+        exchange.assistant += answer.text
+        exchange.done = answer.finish in ("end", "stop")
+        return answer
+
+    def _last(self) -> Exchange:
+        if not self.exchanges:
+            raise UserError("nothing was said yet")
+        return self.exchanges[-1]
+
+    def save(self, path: Path) -> None:
+        """Write the conversation to a JSON file: whole or not at all.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        content = {
+            "persona": self.persona.model_dump(),
+            "adapter": self.adapter,
+            "template": self.template,
+            "sampling": self.sampling.as_dict(),
+            "exchanges": [vars(exchange) for exchange in self.exchanges],
+        }
+        draft = path.with_name(f".{path.name}.part")
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(content, file, ensure_ascii=False, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+    def load(self, path: Path) -> None:
+        """Take up a saved conversation. An adapter that is not loaded now leaves the present one in use.
+
+        Raises:
+            UserError: no such file, or not a saved conversation; the present conversation is then as it was.
+        """
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            persona = Persona.model_validate(content["persona"])
+            sampling = Sampling().updated(content["sampling"])
+            exchanges = [Exchange(**exchange) for exchange in content["exchanges"]]
+            adapter = str(content["adapter"])
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a conversation that /save wrote") from error
+        self.persona, self.sampling, self.exchanges, self.forgotten = persona, sampling, exchanges, 0
+        if adapter in (*self.engine.adapters, "__base__"):
+            self.adapter = adapter

@@ -1,0 +1,207 @@
+"""The engine: a loaded model that answers prompts, many in one batch or one as a stream, each with the adapter it
+asks for.
+
+    from zerogate.inference import Engine, Sampling
+    engine = Engine.load("pocket", {"demo": "runs/demo/best"})
+    print(engine.ask("Where does the fox live?").text)
+
+The engine knows token ids and adapters. How a question becomes a prompt is `zerogate.data.templates`' affair, who is
+speaking `chat.py`'s, and files `batch.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peft import PeftModel
+from transformers import LogitsProcessorList
+
+from zerogate.bases import load_adapted, load_base
+from zerogate.bases.decode import context_length, decode_batch, end_tokens
+from zerogate.data import Turn, prompt_ids
+from zerogate.data.templates import TemplateName
+from zerogate.errors import UserError
+from zerogate.inference.sampling import RowSampler, Sampling
+from zerogate.inference.streaming import TextStream, cut_at_stop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE = "__base__"
+"""The name of "no adapter", as PEFT has it."""
+
+# PEFT can run these with a different adapter in each row; others would silently use one for all.
+_MIXABLE = {"LORA", "ZERO_INIT"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: without end token and stop string.
+        ids: the new token ids, as generated.
+        finish: `end` (the model ended it), `stop` (a stop string), `length` (no room left), `interrupted` (by the
+            user).
+    """
+
+    text: str
+    ids: list[int]
+    finish: Literal["end", "stop", "length", "interrupted"]
+
+
+class Engine:
+    """A model in eval mode, its tokenizer and its adapters."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take a loaded model; `adapters` are those it carries."""
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.adapters = list(model.peft_config) if isinstance(model, PeftModel) else []
+
+    @classmethod
+    def load(cls, base: str, adapters: Mapping[str, str | Path] | None = None, **options: Any) -> Engine:
+        """Load a base and its adapters; options as for `zerogate.bases.load_base`.
+
+        Raises:
+            UserError: see `load_base` and `load_adapted`.
+        """
+        return cls(*(load_adapted(base, adapters, **options) if adapters else load_base(base, **options)))
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens a prompt and its answer may have together; None where the base has no limit."""
+        return context_length(self.model)
+
+    @property
+    def default_template(self) -> TemplateName:
+        """The tokenizer's chat template where it has one, else the Alpaca template."""
+        return "alpaca" if self.tokenizer.chat_template is None else "chat"
+
+    def prompt(self, instruction: str, input: str = "", template: TemplateName | None = None) -> list[int]:
+        """The ids of a question, as training words it."""
+        return prompt_ids([Turn("user", instruction, input)], template or self.default_template, self.tokenizer)
+
+    def ask(
+        self, instruction: str, input: str = "", sampling: Sampling | None = None, adapter: str | None = None
+    ) -> Answer:
+        """Answer one question; `adapter` as in `answer`."""
+        return self.answer([self.prompt(instruction, input)], sampling or Sampling(), [adapter])[0]
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        adapters: Sequence[str | None] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        """Answer a batch of prompts in one pass. Each answer is the one its prompt would get alone.
+
+        Args:
+            prompts: token ids, one sequence per row.
+            sampling: settings for all rows.
+            adapters: per row the name of an adapter, `__base__` for none, or None for the first adapter, if any.
+            seeds: one per row; by default every row has `sampling.seed`.
+
+        Raises:
+            UserError: an unknown adapter, or a prompt without room for an answer.
+        """
+        names = [self.resolve(name) for name in (adapters or [None] * len(prompts))]
+        seeds = list(seeds or [sampling.seed] * len(prompts))
+        answers: dict[int, Answer] = {}
+        for rows in self._groups(names, [len(prompt) for prompt in prompts], sampling.max_new_tokens):
+            with self._adapted([names[row] for row in rows]) as extra:
+                ids = self._decode([prompts[row] for row in rows], sampling, [seeds[row] for row in rows], **extra)
+            answers |= dict(zip(rows, (self._finish(row_ids, sampling) for row_ids in ids), strict=True))
+        return [answers[row] for row in range(len(prompts))]
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        adapter: str | None = None,
+        before: Sequence[int] = (),
+    ) -> Answer:
+        """Answer one prompt and hand out its text as it comes. Ctrl-C ends the answer and keeps what is there.
+
+        Args:
+            prompt: token ids.
+            sampling: the settings.
+            on_text: called with each piece of text.
+            adapter: as in `answer`.
+            before: ids of an answer to go on with, after the prompt; at least one token is then added.
+        """
+        stream = TextStream(self.tokenizer, on_text, sampling.stop, before)
+        try:
+            with self._adapted([self.resolve(adapter)]) as extra:
+                ids = self._decode(
+                    [[*prompt, *before]],
+                    sampling,
+                    [sampling.seed],
+                    streamer=stream,
+                    min_new_tokens=1 if before else 0,
+                    **extra,
+                )[0]
+        except KeyboardInterrupt:
+            return Answer(stream.text(), stream.ids, "interrupted")
+        finish = self._finish(ids, sampling).finish
+        return Answer(stream.text(), ids, finish)
+
+    def _decode(self, prompts: list[Any], sampling: Sampling, seeds: Sequence[int], **extra: Any) -> list[list[int]]:
+        if not sampling.greedy:
+            extra["logits_processor"] = LogitsProcessorList([RowSampler(sampling, seeds)])
+        return decode_batch(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            repetition_penalty=sampling.repetition_penalty,
+            stop=sampling.stop,
+            **extra,
+        )
+
+    def _finish(self, ids: list[int], sampling: Sampling) -> Answer:
+        text, stopped = cut_at_stop(str(self.tokenizer.decode(ids, skip_special_tokens=True)), sampling.stop)
+        if stopped:
+            return Answer(text, ids, "stop")
+        ended = bool(ids) and ids[-1] in end_tokens(self.model, self.tokenizer)
+        return Answer(text, ids, "end" if ended else "length")
+
+    def resolve(self, name: str | None) -> str:
+        if name is None:
+            return self.adapters[0] if self.adapters else BASE
+        if name not in (*self.adapters, BASE):
+            known = ", ".join([*self.adapters, BASE])
+            raise UserError(f"there is no adapter {name!r} here; there are: {known}")
+        return name
+
+    def _groups(self, names: list[str], lengths: list[int], max_new_tokens: int) -> Iterator[list[int]]:
+        """Rows that can share a pass: all, unless a method cannot mix adapters or a long prompt would shorten the "
+        "rest."""
+        limit = self.context
+        alone = {row for row, length in enumerate(lengths) if limit is not None and length + max_new_tokens > limit}
+        yield from ([row] for row in sorted(alone))
+        together = [row for row in range(len(names)) if row not in alone]
+        methods = {str(self.model.peft_config[name].peft_type).removeprefix("PeftType.") for name in {*names} - {BASE}}
+        if methods <= _MIXABLE:
+            groups = [together]
+        else:
+            groups = [[row for row in together if names[row] == name] for name in dict.fromkeys(names)]
+        yield from (group for group in groups if group)
+
+    @contextmanager
+    def _adapted(self, names: list[str]) -> Iterator[dict[str, Any]]:
+        """Make the rows' adapters the ones in use; yields what `generate` needs to be told for it."""
+        if len(set(names)) > 1:
+            yield {"adapter_names": names}
+            return
+        name = names[0]
+        if name != BASE:
+            self.model.set_adapter(name, inference_mode=True)
+        with self.model.disable_adapter() if name == BASE and self.adapters else nullcontext():
+            yield {}
