@@ -200,8 +200,8 @@ def unknown_family(model: nn.Module) -> str:
     )
     return (
         f"{type(model).__name__} has no attention module that zerogate knows: none is in the table of layouts, "
-        f"and none has q_proj, k_proj and v_proj, goes through transformers' attention interface and has no unknown part. "
-        f"{looked} If one of them is the self-attention, say where its projections are: "
+        "and none has q_proj, k_proj and v_proj, goes through transformers' attention interface and has no unknown "
+        f"part. {looked} If one of them is the self-attention, say where its projections are: "
         '`from zerogate.adapters import Layout, register_layout; register_layout("ItsClass", Layout(key=..., '
         "value=..., heads=..., kv_heads=..., head_dim=..., width=...))` (docs/families.md)."
     )

@@ -1,4 +1,4 @@
-"""Hooks of a zero-init model besides its layers: the check that the seam is in the path, and the cut below the first."""
+"""Hooks of a zero-init model besides its layers: a check that the seam is in the path, and the cut below the first."""
 
 from __future__ import annotations
 
