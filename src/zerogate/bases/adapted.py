@@ -71,12 +71,16 @@ class AdapterFiles:
 def read_adapter(folder: str | Path) -> AdapterFiles:
     """Check an adapter folder and read its configuration and the names and shapes of its tensors.
 
+    A run folder stands for the best adapter in it.
+
     Raises:
         UserError: a file is missing or unreadable, or the weights are a pickle.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"the adapter folder {folder} does not exist")
+    if not (folder / "adapter_config.json").is_file() and (folder / "best" / "adapter_config.json").is_file():
+        folder = folder / "best"
     config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     if not config_file.is_file():
         raise UserError(_not_an_adapter(folder))

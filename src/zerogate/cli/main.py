@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -62,8 +63,11 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # Progress and answers go to the terminal; the libraries' own bars and advice would only cut through them.
+    # The libraries' advice to programmers would only cut through answers and progress bars; a user may ask for it back.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         register()
         app()

@@ -1,0 +1,146 @@
+"""`zerogate generate`: answer one prompt, or a file of them. The work is in `zerogate.inference`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zerogate.cli import options
+from zerogate.errors import UserError
+
+if TYPE_CHECKING:
+    from zerogate.data.templates import TemplateName
+    from zerogate.inference import Engine, Sampling
+
+EPILOG = """[bold]Examples[/]
+
+zerogate generate "Where does the fox live?" --adapter runs/demo
+
+echo "Name a colour." | zerogate generate -a runs/demo --greedy
+
+zerogate generate --in asked.jsonl --out answered.jsonl -a runs/demo
+
+zerogate generate --in asked.jsonl --out mixed.jsonl -a fox=runs/fox -a sums=runs/sums
+
+In the last one each row may say which adapter answers it: {"instruction": "...", "adapter": "fox"}.
+"""
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="The instruction. Without it, standard input is read.")] = None,
+    context: Annotated[str, typer.Option("--input", help="Context for the instruction: Alpaca's second field.")] = "",
+    source: Annotated[
+        Path | None,
+        typer.Option("--in", metavar="FILE", help="Rows to answer: instruction and input, prompt, or messages."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where --in's answers go, as JSON lines.")
+    ] = None,
+    base: options.Base = None,
+    adapter: options.Adapters = None,
+    template: options.Template = "auto",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.1,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens with this share of the probability.")] = 0.75,
+    top_k: Annotated[int, typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Always the likeliest token; the same as --temperature 0.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1, tokens that have been seen get less likely.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer. Row n of a file has seed + n.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A string that ends the answer; may be given several times.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a file at a time.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin --out anew instead of going on with it.")
+    ] = False,
+    skip_long: Annotated[
+        bool, typer.Option("--skip-long", help="Note rows that are too long as errors and go on.")
+    ] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    quantization: options.Quantization = None,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Answer a prompt, or a whole file of them.
+
+    One prompt streams to the terminal. A file is answered in batches; when it
+    is stopped, the same command goes on where it stopped. The default
+    temperature and top-p are the paper's.
+    """
+    if (source is None) != (target is None):
+        raise UserError("--in and --out belong together: one names the questions, the other where the answers go")
+    if source is not None and prompt is not None:
+        raise UserError("give a prompt or --in FILE, not both")
+    if source is None and prompt is None:
+        prompt = sys.stdin.read().strip() if not sys.stdin.isatty() else ""
+        if not prompt:
+            raise UserError(
+                'there is no prompt: zerogate generate "Where does the fox live?", or pipe one in, or use --in FILE'
+            )
+    from zerogate.inference import Sampling
+
+    sampling = Sampling(
+        temperature=0.0 if greedy else temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    if source is not None and not source.is_file():
+        raise UserError(f"the file {source} does not exist")
+    adapters = options.named_adapters(adapter)
+    engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
+    wording: TemplateName = engine.default_template if template == "auto" else template
+    if source is None or target is None:
+        assert prompt is not None
+        _print_answer(engine, engine.prompt(prompt, context, wording), sampling)
+        return
+    models = {"base": base_name, "adapters": {name: str(folder) for name, folder in adapters.items()}, "dtype": dtype}
+    _answer_file(
+        engine, source, target, sampling, template=wording, models=models, batch_size=batch_size, overwrite=overwrite,
+        skip_long=skip_long,
+    )  # fmt: skip
+
+
+def _print_answer(engine: Engine, prompt: list[int], sampling: Sampling) -> None:
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+
+    answer = engine.stream(prompt, sampling, show)
+    print()
+    if answer.finish == "interrupted":
+        raise KeyboardInterrupt
+
+
+def _answer_file(engine: Engine, source: Path, target: Path, sampling: Sampling, **settings: Any) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from zerogate.inference.batch import answer_file
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Answering", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        try:
+            written = answer_file(engine, source, target, sampling, progress=progress, **settings)
+        except KeyboardInterrupt:
+            console.print(f"Stopped. The rows in {target} are whole; the same command goes on from there.")
+            raise
+    resumed = f", {written.resumed} of them by an earlier run" if written.resumed else ""
+    console.print(f"{written.rows} rows answered in {target}{resumed}.")
+    if written.too_long:
+        console.print(f"[yellow]{written.too_long} rows were too long and hold an error instead.[/]")

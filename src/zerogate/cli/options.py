@@ -1,0 +1,96 @@
+"""Command-line options that several commands share, and how adapters are named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from zerogate.errors import UserError
+
+if TYPE_CHECKING:
+    from zerogate.inference import Engine
+
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        "-b",
+        metavar="NAME",
+        help="Folder, Hub id or [cyan]pocket[/]. By default the base that the adapter was made for, else pocket.",
+    ),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", "-a", metavar="[NAME=]FOLDER", help="An adapter's folder; may be given several times, with names."
+    ),
+]
+Template = Annotated[
+    Literal["auto", "alpaca", "chat", "plain"],
+    typer.Option(help="How a question is worded. auto: the tokenizer's chat template if it has one, else alpaca."),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Precision of the base. auto: as its weights were saved."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or auto. By default the first GPU, else the CPU."),
+]
+Quantization = Annotated[
+    Literal["nf4", "int8"] | None, typer.Option(help="Load the base in 4 or 8 bits (needs bitsandbytes).")
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Also read pickled base weights, with weights_only. Only if you trust them."),
+]
+
+
+def named_adapters(given: list[str] | None) -> dict[str, Path]:
+    """Turn `name=folder` or `folder` into names and folders; a lone folder is named after itself, or its run.
+
+    Raises:
+        UserError: two adapters of one name.
+    """
+    named: dict[str, Path] = {}
+    for text in given or []:
+        name, sign, folder = text.partition("=")
+        path = Path(folder if sign else text).expanduser()
+        if not sign:
+            # `runs/fox/best` is better known as fox than as best.
+            resolved = path.resolve()
+            name = resolved.parent.name if resolved.name in ("best", "last", "final") else resolved.name
+            name = "".join(letter if letter.isalnum() else "_" for letter in name)
+            name = name if name[:1].isalpha() else f"adapter_{name}"
+        if name in named:
+            raise UserError(
+                f"two adapters are called {name!r}; give them names: --adapter one=FOLDER --adapter two=FOLDER"
+            )
+        named[name] = path
+    return named
+
+
+def load_engine(
+    base: str | None,
+    adapters: dict[str, Path],
+    dtype: str,
+    device: str | None,
+    quantization: Literal["nf4", "int8"] | None,
+    allow_pickle: bool,
+) -> tuple[Engine, str]:
+    """Load the base (the named one, else the adapters' own) with its adapters; returns the engine and the base's name.
+
+    Raises:
+        UserError: see `zerogate.bases`.
+    """
+    from rich.console import Console
+
+    with Console(stderr=True).status("Loading ..."):
+        from zerogate.bases.adapted import base_for
+        from zerogate.inference import Engine
+
+        name = base_for(adapters, base)
+        options = {"dtype": dtype, "device": device, "quantization": quantization, "allow_pickle": allow_pickle}
+        return Engine.load(name, adapters, **options), name
