@@ -178,10 +178,17 @@ def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase, opening: boo
     if not texts:
         return []
     batch = tokenizer(texts, add_special_tokens=opening, return_attention_mask=False, verbose=False)["input_ids"]
-    if opening and tokenizer.eos_token_id is not None:
-        # Some tokenizers also close every text; a prompt must stay open.
-        batch = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in batch]
+    if opening:
+        return [_open(ids, tokenizer) for ids in batch]
     return batch
+
+
+def _open(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Begin with BOS, where the tokenizer has one of its own, and stay open at the end, where some put EOS."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if len(ids) > 1 and ids[-1] == eos:
+        ids = ids[:-1]
+    return [bos, *ids] if bos is not None and bos != eos and ids[:1] != [bos] else ids
 
 
 def _some(rows: list[int], most: int = 10) -> str:

@@ -45,8 +45,8 @@ class LeakReport:
         if not self.exact and not self.normalised:
             return f"no leak: none of {self.held_out:,} held-out prompts is in the training part"
         return (
-            f"leak: of {self.held_out:,} held-out prompts, {len(self.exact):,} are also in the training part to the "
-            f"letter "
+            f"leak: the training part also has {len(self.exact):,} of {self.held_out:,} held-out prompts to the "
+            f"letter, "
             f"and {len(self.normalised):,} more but for case, punctuation and spacing"
         )
 

@@ -1,0 +1,106 @@
+"""The card of a saved adapter: what it is, what it learned from, how well, and the three lines that use it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells.
+
+    Attributes:
+        base: name of the base.
+        method: name of the method.
+        summary: the method in words.
+        settings: the method's settings from the recipe.
+        template: how records were worded.
+        data: the data in words, one line each.
+        trained: trainable parameters; `total`: all of the model's.
+        total: all parameters, the trained ones included.
+        step: optimiser steps taken; `steps`: planned.
+        steps: optimiser steps planned.
+        batch_size: sequences per step.
+        learning_rate: peak rate.
+        base_loss: held-out loss before training, if measured.
+        loss: held-out loss now, if measured.
+        folder: the adapter's folder.
+        versions: name and version of what made it.
+    """
+
+    base: str
+    method: str
+    summary: str
+    settings: dict[str, Any]
+    template: str
+    data: list[str]
+    trained: int
+    total: int
+    step: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    base_loss: float | None
+    loss: float | None
+    folder: str
+    versions: dict[str, str]
+
+
+def render_card(facts: CardFacts) -> str:
+    """The card as Markdown with the Hub's metadata on top."""
+    metadata = {
+        "base_model": facts.base,
+        "library_name": "transformers" if facts.method == "full" else "peft",
+        "tags": ["zerogate", facts.method],
+        "pipeline_tag": "text-generation",
+    }
+    settings = ", ".join(f"{key} {value}" for key, value in facts.settings.items() if key != "method") or "defaults"
+    rows = [
+        ("base", f"`{facts.base}`"),
+        ("method", f"{facts.summary} ({settings})"),
+        ("trained parameters", f"{facts.trained:,} of {facts.total:,} ({facts.trained / facts.total:.3%})"),
+        ("data", "; ".join(facts.data)),
+        ("template", facts.template),
+        (
+            "training",
+            f"step {facts.step} of {facts.steps}, batch {facts.batch_size}, peak learning rate "
+            f"{facts.learning_rate:.3g}",
+        ),
+    ]
+    if facts.base_loss is not None:
+        rows.append(("held-out loss of the base", f"{facts.base_loss:.4f} nats per token"))
+    if facts.loss is not None:
+        rows.append(("held-out loss with this", f"{facts.loss:.4f} nats per token"))
+    rows.append(("made with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {facts.method} on {facts.base}\n\n| | "
+        f"|\n|---|---|\n{table}\n\n"
+        f"## Use it\n\n```python\n{_usage(facts)}\n```\n\nor `{_command(facts)}`.\n"
+    )
+
+
+def _usage(facts: CardFacts) -> str:
+    if facts.method == "full":
+        return (
+            "from zerogate.bases import load_base\n"
+            f'model, tokenizer = load_base("{facts.folder}")\n'
+            'model.generate(**tokenizer("...", return_tensors="pt"), max_new_tokens=64)'
+        )
+    return (
+        "from zerogate.bases import load_adapted\n"
+        f'model, tokenizer = load_adapted("{facts.base}", {{"default": "{facts.folder}"}})\n'
+        'model.generate(**tokenizer("...", return_tensors="pt"), max_new_tokens=64)'
+    )
+
+
+def _command(facts: CardFacts) -> str:
+    return next_command(facts.method, facts.base, facts.folder)
+
+
+def next_command(method: str, base: str, folder: str) -> str:
+    """What to type to talk to the result."""
+    if method == "full":
+        return f"zerogate chat --base {folder}"
+    return f"zerogate chat --base {base} --adapter {folder}"

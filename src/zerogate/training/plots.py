@@ -1,0 +1,106 @@
+"""The two pictures of a run: `loss.png` and `gates.png`, drawn from `metrics.jsonl` and the final gates."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+_TRAIN, _HELD_OUT, _BASE = "#9db4d0", "#c8442c", "#555555"
+
+
+def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
+    """Training loss and held-out loss over the steps; the base's held-out loss as a line to beat."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+    held_out = [(m["step"], m["eval_loss"]) for m in metrics if "eval_loss" in m]
+    if train:
+        axes.plot(*zip(*train, strict=True), color=_TRAIN, linewidth=1.4, label="training")
+    if held_out:
+        axes.plot(
+            *zip(*held_out, strict=True), color=_HELD_OUT, linewidth=2, marker="o", markersize=4, label="held out"
+        )
+        if held_out[0][0] == 0:
+            axes.axhline(
+                held_out[0][1],
+                color=_BASE,
+                linestyle=":",
+                linewidth=1.2,
+                label=f"base, held out ({held_out[0][1]:.3f})",
+            )
+        step, value = held_out[-1]
+        axes.annotate(
+            f"{value:.3f}", (step, value), xytext=(-6, 8), textcoords="offset points", ha="right", color=_HELD_OUT
+        )
+    _label(axes, "optimiser step", "loss (nats per learned token)", title)
+    axes.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+
+
+def draw_gates(metrics: list[dict[str, Any]], final: dict[int, Tensor], target: Path, title: str) -> None:
+    """How each layer's gates opened over the steps, and each head's final effective gate.
+
+    Args:
+        metrics: lines of `metrics.jsonl`, with `gate/layer_..` entries.
+        final: effective gates [H] by layer.
+        target: the PNG.
+        title: over the picture.
+    """
+    layers = sorted(final)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    curves, heat = figure.subplots(1, 2, width_ratios=[3, 2])
+    colours = colormaps["viridis"]
+    scale = Normalize(min(layers), max(layers) if len(layers) > 1 else min(layers) + 1)
+    for layer in layers:
+        key = f"gate/layer_{layer:02d}"
+        points = [(m["step"], m[key]) for m in metrics if key in m]
+        if points:
+            curves.plot(*zip(*points, strict=True), color=colours(scale(layer)), linewidth=1.6)
+    figure.colorbar(
+        ScalarMappable(scale, colours), ax=curves, label="layer", ticks=layers if len(layers) <= 12 else None
+    )
+    _label(curves, "optimiser step", "mean |gate| over heads", title)
+
+    grid = [final[layer].tolist() for layer in layers]
+    most = max(max(map(abs, row)) for row in grid) or 1.0
+    image = heat.imshow(grid, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
+    heat.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    heat.xaxis.set_major_locator(MaxNLocator(integer=True))
+    heat.set_xlabel("head")
+    heat.set_ylabel("layer")
+    heat.set_title("effective gates at the end", fontsize=10)
+    figure.colorbar(image, ax=heat)
+    figure.savefig(target, dpi=150)
+
+
+def draw_comparison(
+    curves: dict[str, list[tuple[int, float]]], levels: dict[str, float], target: Path, title: str
+) -> None:
+    """Several runs' losses over the steps in one picture, with constant levels (such as the base's) as dotted lines."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        (line,) = axes.plot(
+            *zip(*points, strict=True), linewidth=1.8, marker="o", markersize=3.5, label=f"{name} ({points[-1][1]:.3f})"
+        )
+        assert line is not None
+    for name, value in levels.items():
+        axes.axhline(value, color=_BASE, linestyle=":", linewidth=1.2, label=f"{name} ({value:.3f})")
+    _label(axes, "optimiser step", "held-out loss (nats per learned token)", title)
+    axes.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+
+
+def _label(axes: Axes, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
