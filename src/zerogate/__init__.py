@@ -6,7 +6,24 @@
     model = get_peft_model(base, ZeroInitConfig(num_layers=30))
 """
 
-from .adapters import Layout, ZeroInitConfig, gates, register_layout
+from typing import TYPE_CHECKING, Any
+
+from ._registration import register_with_peft
+
+if TYPE_CHECKING:
+    from .adapters import Layout, ZeroInitConfig, gates, register_layout
 
 __version__ = "0.1.0"
 __all__ = ["Layout", "ZeroInitConfig", "gates", "register_layout"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported with torch when the first of them is used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import adapters
+
+    return getattr(adapters, name)
+
+
+register_with_peft()
