@@ -1,0 +1,28 @@
+"""What all tests share: fixed seeds, and the place of the real data sets that are not part of the repository.
+
+Run with `pytest` (all), `pytest -m "not slow"` (the fast ones). Data sets are looked for in $ZEROGATE_DATA, or in
+`shared/data` beside the repository; tests that need one that is not there are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+DATA = Path(os.environ.get("ZEROGATE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def shared_data(name: str) -> Path:
+    """The folder or file `name` of the shared data sets; skips the test where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"no {name} in {DATA} (set ZEROGATE_DATA to the folder of data sets)")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
