@@ -1,0 +1,63 @@
+"""Splits are the same for one seed, leaks are found, and an epoch visits everything once with little padding."""
+
+import random
+
+import pytest
+
+from zerogate.data.batching import epoch_order, padded_share
+from zerogate.data.encode import Encoded, EncodeReport
+from zerogate.data.records import Record, Turn
+from zerogate.data.split import find_leaks, split_held_out
+from zerogate.data.stats import length_stats
+from zerogate.errors import UserError
+
+
+def ask(row: int, question: str) -> Record:
+    return Record(row, (Turn("user", question), Turn("assistant", f"answer {row}")))
+
+
+def test_split_is_a_function_of_the_seed() -> None:
+    records = [ask(row, f"q{row}") for row in range(100)]
+    kept, held = split_held_out(records, 10, seed=3)
+    assert split_held_out(records, 10, seed=3) == (kept, held)
+    assert split_held_out(records, 10, seed=4)[1] != held
+    assert len(held) == 10 and sorted(kept + held, key=lambda r: r.row) == records
+    with pytest.raises(UserError, match="leaves nothing to train on"):
+        split_held_out(records, 100, seed=0)
+
+
+def test_leaks() -> None:
+    train = [ask(1, "What is it?"), ask(2, "Who, then?")]
+    held = [ask(3, "What is it?"), ask(4, "who  THEN"), ask(5, "Where?")]
+    report = find_leaks(train, held)
+    assert (report.exact, report.normalised) == ((3,), (4,))
+    assert "1 of 3" in report.line()
+    assert "no leak" in find_leaks(train, held[2:]).line()
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_epoch_order(grouped: bool) -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(5, 200) for _ in range(1003)]
+    order = epoch_order(lengths, 8, seed=1, epoch=0, group_by_length=grouped)
+    assert sorted(order) == list(range(1003))
+    assert order == epoch_order(lengths, 8, seed=1, epoch=0, group_by_length=grouped)
+    assert order != epoch_order(lengths, 8, seed=1, epoch=1, group_by_length=grouped)
+    assert order != epoch_order(lengths, 8, seed=2, epoch=0, group_by_length=grouped)
+    share = padded_share(lengths, 8, order)
+    assert share < 0.05 if grouped else share > 0.25
+    # Long and short batches are mixed: a stretch of the epoch looks like the whole.
+    firsts = [lengths[i] for i in order[:400]]
+    assert abs(sum(firsts) / 400 - sum(lengths) / 1003) < 25
+
+
+def test_length_stats_by_hand() -> None:
+    import numpy as np
+
+    lengths = [2, 4, 6, 8]
+    ids = [np.zeros(n, dtype=np.int32) for n in lengths]
+    labels = [np.array([-100] * (n - 2) + [1, 1]) for n in lengths]
+    stats = length_stats(Encoded(ids, labels, [1, 2, 3, 4], EncodeReport()), batch_size=4)
+    assert (stats.minimum, stats.median, stats.mean, stats.maximum, stats.tokens) == (2, 5, 5, 8, 20)
+    assert stats.learned == 7  # the first of the two-token sequence has nothing before it
+    assert stats.padding == pytest.approx(1 - 20 / 32)
