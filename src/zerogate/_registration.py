@@ -33,7 +33,7 @@ class _PeftWatcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As `MetaPathFinder`; also called by those who only ask whether PEFT is installed, so it must stay in place."""
+        """Also called by those who only ask whether PEFT is installed, so the watcher stays in place."""
         if fullname != "peft" or self.asking:
             return None
         self.asking = True

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
+# In the card's metadata, which lies between two lines of dashes at its beginning.
+_TEMPLATE = re.compile(r"\A---\n(?:(?!---).*\n)*?zerogate_template: (alpaca|chat|plain)\n")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -67,6 +69,11 @@ class AdapterFiles:
         name = self.config.get("base_model_name_or_path")
         return None if not name else portable_name(str(name))
 
+    @property
+    def template(self) -> str | None:
+        """How its training records were worded, as its card records; None for an adapter of another make."""
+        return recorded_template(self.folder)
+
 
 def read_adapter(folder: str | Path) -> AdapterFiles:
     """Check an adapter folder and read its configuration and the names and shapes of its tensors.
@@ -101,6 +108,15 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
             f"the adapter {folder} has no adapter_model.safetensors; was its training stopped before a save?"
         )
     return AdapterFiles(folder, config, weights, tensor_shapes(weights))
+
+
+def recorded_template(folder: Path) -> str | None:
+    """The template in the metadata of a saved adapter's or model's card, if there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    found = _TEMPLATE.search(card.read_text(encoding="utf-8", errors="replace"))
+    return found[1] if found else None
 
 
 def tensor_shapes(file: Path) -> Shapes:

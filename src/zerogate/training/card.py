@@ -54,6 +54,8 @@ def render_card(facts: CardFacts) -> str:
         "library_name": "transformers" if facts.method == "full" else "peft",
         "tags": ["zerogate", facts.method],
         "pipeline_tag": "text-generation",
+        # Chat and generation read this, so that a question is worded as the training records were.
+        "zerogate_template": facts.template,
     }
     settings = ", ".join(f"{key} {value}" for key, value in facts.settings.items() if key != "method") or "defaults"
     rows = [
