@@ -9,7 +9,7 @@
 
 from pathlib import Path
 
-from .files import read_pickle
+from .files import check_free, read_pickle
 from .folder import PEFT_TYPE as ZEROGATE_TYPE
 from .folder import read_config, read_zerogate, to_zero_init, write_zerogate
 from .litgpt import FILE, is_litgpt, read_litgpt, write_litgpt
@@ -23,6 +23,7 @@ __all__ = [
     "FORMATS",
     "Base",
     "PromptAdapter",
+    "check_free",
     "detect_format",
     "read_litgpt",
     "read_official",

@@ -124,7 +124,7 @@ def write_zerogate(
     config, state = to_zero_init(adapter, base)
     config = replace(config, save_dtype=dtype)
     write_peft_folder(Path(path), config, state, dtype, overwrite)
-    return adapter
+    return replace(adapter, base_name=config.base_model_name_or_path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ PEFT has one gate per layer, so what has one per head fits only where all heads 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -119,7 +120,7 @@ def write_peft(
         state[f"{PREFIX}{module}.adaption_prompt"] = prompt_KC[None]
         state[f"{PREFIX}{module}.adaption_gate"] = gate_1
     write_peft_folder(Path(path), config, state, dtype, overwrite)
-    return ready
+    return replace(ready, base_name=config.base_model_name_or_path)
 
 
 def _same_arithmetic(base: Base) -> None:
