@@ -99,7 +99,7 @@ def generate(
         raise UserError(f"the file {source} does not exist")
     adapters = options.named_adapters(adapter)
     engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
-    wording: TemplateName = engine.default_template if template == "auto" else template
+    wording: TemplateName | None = None if template == "auto" else template
     if source is None or target is None:
         assert prompt is not None
         _print_answer(engine, engine.prompt(prompt, context, wording), sampling)

@@ -29,7 +29,9 @@ Adapters = Annotated[
 ]
 Template = Annotated[
     Literal["auto", "alpaca", "chat", "plain"],
-    typer.Option(help="How a question is worded. auto: the tokenizer's chat template if it has one, else alpaca."),
+    typer.Option(
+        help="How a question is worded. auto: as in the adapter's training, else the tokenizer's template or alpaca."
+    ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

@@ -43,7 +43,7 @@ def answer_file(
     target: Path,
     sampling: Sampling,
     *,
-    template: TemplateName,
+    template: TemplateName | None,
     models: dict[str, Any],
     batch_size: int = 8,
     adapter: str | None = None,
@@ -59,7 +59,7 @@ def answer_file(
             adapter.
         target: JSON lines to write, or to go on with.
         sampling: settings; row number n (from 0) has the seed `sampling.seed + n`.
-        template: how a row is worded.
+        template: how a row is worded; None asks each adapter as it was taught.
         models: what answered (base, adapters), to be recorded with each row.
         batch_size: rows at a time.
         adapter: for rows that name none.
@@ -72,8 +72,11 @@ def answer_file(
             or settings.
     """
     rows = read_rows(str(source))
-    prompts = [prompt_ids(_turns(number, row, source), template, engine.tokenizer) for number, row in rows]
     adapters = [_adapter(number, row, adapter, engine, source) for number, row in rows]
+    prompts = [
+        prompt_ids(_turns(number, row, source), template or engine.template_for(name), engine.tokenizer)
+        for (number, row), name in zip(rows, adapters, strict=True)
+    ]
     long = [] if engine.context is None else [n for n, prompt in enumerate(prompts) if len(prompt) >= engine.context]
     if long and not skip_long:
         raise UserError(
@@ -81,7 +84,7 @@ def answer_file(
             f"tokens; the first is row {rows[long[0]][0]} with {len(prompts[long[0]])}. Shorten them, or pass "
             "--skip-long"
         )
-    decoding = sampling.as_dict() | {"template": template} | models
+    decoding = sampling.as_dict() | {"template": template or "auto"} | models
     done = 0 if overwrite or not target.exists() else _resume(target, rows, decoding)
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder {target.absolute().parent} for the output does not exist")

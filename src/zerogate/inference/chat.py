@@ -37,9 +37,9 @@ class Chat:
     """One conversation with one engine."""
 
     def __init__(self, engine: Engine, persona: Persona, template: TemplateName | None = None) -> None:
-        """Begin a conversation; the template is the engine's own unless one is named."""
+        """Begin a conversation; with no template named, each adapter is asked as it was taught."""
         self.engine = engine
-        self.template = template or engine.default_template
+        self.template = template
         self.adapter = engine.resolve(None)
         self.exchanges: list[Exchange] = []
         self.become(persona)
@@ -113,9 +113,10 @@ class Chat:
         past = self.exchanges[:-1]
         if self.persona.history is not None:
             past = past[len(past) - min(self.persona.history, len(past)) :]
+        template = self.template or self.engine.template_for(self.adapter)
         limit = None if self.engine.context is None else int(self.engine.context * _PROMPT_SHARE)
         for start in range(len(past) + 1):
-            ids = prompt_ids(self._turns(past[start:]), self.template, self.engine.tokenizer)
+            ids = prompt_ids(self._turns(past[start:]), template, self.engine.tokenizer)
             if limit is None or len(ids) + len(before or []) <= limit:
                 self.forgotten = len(self.exchanges) - 1 - len(past[start:])
                 return ids
@@ -165,7 +166,6 @@ class Chat:
         content = {
             "persona": self.persona.model_dump(),
             "adapter": self.adapter,
-            "template": self.template,
             "sampling": self.sampling.as_dict(),
             "exchanges": [vars(exchange) for exchange in self.exchanges],
         }

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from peft import PeftModel
 from transformers import LogitsProcessorList
 
 from zerogate.bases import load_adapted, load_base
+from zerogate.bases.adapted import read_adapter, recorded_template
 from zerogate.bases.decode import context_length, decode_batch, end_tokens
+from zerogate.bases.load import find_base
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
 
 BASE = "__base__"
 """The name of "no adapter", as PEFT has it."""
-
-# PEFT can run these with a different adapter in each row; others would silently use one for all.
-_MIXABLE = {"LORA", "ZERO_INIT"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,15 @@ class Answer:
 class Engine:
     """A model in eval mode, its tokenizer and its adapters."""
 
-    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take a loaded model; `adapters` are those it carries."""
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        templates: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a loaded model; `adapters` are those it carries, `templates` how each was taught to be asked."""
         self.model: Any = model
+        self.templates = dict(templates or {})
         self.tokenizer = tokenizer
         self.adapters = list(model.peft_config) if isinstance(model, PeftModel) else []
 
@@ -70,27 +75,36 @@ class Engine:
         Raises:
             UserError: see `load_base` and `load_adapted`.
         """
-        return cls(*(load_adapted(base, adapters, **options) if adapters else load_base(base, **options)))
+        model: Any
+        model, tokenizer = load_adapted(base, adapters, **options) if adapters else load_base(base, **options)
+        folder = find_base(base).folder
+        found = {name: read_adapter(path).template for name, path in (adapters or {}).items()}
+        found[BASE] = recorded_template(folder) if folder is not None else None
+        return cls(model, tokenizer, {name: template for name, template in found.items() if template is not None})
 
     @property
     def context(self) -> int | None:
         """How many tokens a prompt and its answer may have together; None where the base has no limit."""
         return context_length(self.model)
 
-    @property
-    def default_template(self) -> TemplateName:
-        """The tokenizer's chat template where it has one, else the Alpaca template."""
+    def template_for(self, adapter: str | None = None) -> TemplateName:
+        """How an adapter was taught to be asked; if that is not recorded, the tokenizer's chat template or Alpaca's."""
+        recorded = self.templates.get(self.resolve(adapter))
+        if recorded is not None:
+            return cast("TemplateName", recorded)
         return "alpaca" if self.tokenizer.chat_template is None else "chat"
 
-    def prompt(self, instruction: str, input: str = "", template: TemplateName | None = None) -> list[int]:
-        """The ids of a question, as training words it."""
-        return prompt_ids([Turn("user", instruction, input)], template or self.default_template, self.tokenizer)
+    def prompt(
+        self, instruction: str, input: str = "", template: TemplateName | None = None, adapter: str | None = None
+    ) -> list[int]:
+        """The ids of a question, worded as training worded it for this adapter, unless a template is named."""
+        return prompt_ids([Turn("user", instruction, input)], template or self.template_for(adapter), self.tokenizer)
 
     def ask(
         self, instruction: str, input: str = "", sampling: Sampling | None = None, adapter: str | None = None
     ) -> Answer:
         """Answer one question; `adapter` as in `answer`."""
-        return self.answer([self.prompt(instruction, input)], sampling or Sampling(), [adapter])[0]
+        return self.answer([self.prompt(instruction, input, adapter=adapter)], sampling or Sampling(), [adapter])[0]
 
     def answer(
         self,
@@ -181,18 +195,22 @@ class Engine:
         return name
 
     def _groups(self, names: list[str], lengths: list[int], max_new_tokens: int) -> Iterator[list[int]]:
-        """Rows that can share a pass: all, unless a method cannot mix adapters or a long prompt would shorten the "
-        "rest."""
+        """Rows that can share a pass: all, unless a method cannot mix or a long prompt would shorten the rest."""
         limit = self.context
         alone = {row for row, length in enumerate(lengths) if limit is not None and length + max_new_tokens > limit}
         yield from ([row] for row in sorted(alone))
         together = [row for row in range(len(names)) if row not in alone]
-        methods = {str(self.model.peft_config[name].peft_type).removeprefix("PeftType.") for name in {*names} - {BASE}}
-        if methods <= _MIXABLE:
+        # Most PEFT methods take a different adapter for each row without complaint, and then use one for all.
+        if len({*names}) == 1 or all(self._mixable(name) for name in {*names} - {BASE}):
             groups = [together]
         else:
             groups = [[row for row in together if names[row] == name] for name in dict.fromkeys(names)]
         yield from (group for group in groups if group)
+
+    def _mixable(self, name: str) -> bool:
+        config = self.model.peft_config[name]
+        method = str(config.peft_type).removeprefix("PeftType.")
+        return method == "LORA" or (method == "ZERO_INIT" and config.attention == "zero_init")
 
     @contextmanager
     def _adapted(self, names: list[str]) -> Iterator[dict[str, Any]]:
