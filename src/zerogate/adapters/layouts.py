@@ -12,12 +12,14 @@ unknown to us: most of the families in transformers. Anything else is an error t
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from .attention import uses_interface
 
@@ -33,7 +35,8 @@ class Layout:
             head has its own, all of them where there is a single one).
         key_norm: A norm on the keys (QK-norm), applied to the prompt keys as the model does to its own.
         heads, kv_heads, head_dim, width: Query heads H, key/value heads G, head size D, hidden size C.
-        clip: Bound on fused projections (MPT), or None.
+        clip: Bound on what the projections give (MPT, OLMo; after the key norm where there is one), or None.
+        key_scale: What the keys are multiplied by (Falcon-H1), or None.
         seam: "interface", or the name of a thin seam in `thin_seams.py` for families that do not use the interface.
     """
 
@@ -47,6 +50,7 @@ class Layout:
     head_dim: str = "head_dim"
     width: str = "config.hidden_size"
     clip: str | None = None
+    key_scale: str | None = None
     seam: str = "interface"
 
     def shape(self, module: nn.Module) -> tuple[int, int, int, int]:
@@ -74,21 +78,55 @@ class Layout:
             v_KGD = attrgetter(self.value)(module)(prompt_KC)
         if self.key_norm:
             norm = attrgetter(self.key_norm)(module)
-            # Some families norm each head, some all heads at once; the norm's own width tells which.
-            k_KGD = norm(k_KGD.reshape(K, G, D) if norm.weight.numel() == D else k_KGD.reshape(K, G * D))
+            # Some families norm each head (with one weight for all, or one each), some all heads at once.
+            per_head = norm.weight.numel() == D or norm.weight.dim() > 1
+            k_KGD = norm(k_KGD.reshape(K, G, D) if per_head else k_KGD.reshape(K, G * D))
+        if not self.fused:  # `split` has clipped the fused ones
+            k_KGD, v_KGD = self._clipped(module, k_KGD), self._clipped(module, v_KGD)
+        if self.key_scale:
+            k_KGD = k_KGD * attrgetter(self.key_scale)(module)
         return k_KGD.reshape(K, G, D).transpose(0, 1), v_KGD.reshape(K, G, D).transpose(0, 1)
 
     def split(self, module: nn.Module, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Splits a fused projection's output [..., F] into q [..., H, D], k and v [..., G, D]."""
         H, G, D, _ = self.shape(module)
         lead = qkv.shape[:-1]
-        if self.clip and (bound := attrgetter(self.clip)(module)):
-            qkv = qkv.clamp(-bound, bound)
+        qkv = self._clipped(module, qkv)
         if self.order == "blocks":
             q, k, v = qkv.split([H * D, G * D, G * D], dim=-1)
             return q.reshape(*lead, H, D), k.reshape(*lead, G, D), v.reshape(*lead, G, D)
         parts = qkv.reshape(*lead, G, H // G + 2, D)
         return parts[..., :-2, :].reshape(*lead, H, D), parts[..., -2, :], parts[..., -1, :]
+
+    def _clipped(self, module: nn.Module, x: Tensor) -> Tensor:
+        bound = attrgetter(self.clip)(module) if self.clip else None
+        return x.clamp(-bound, bound) if bound else x
+
+    def check(self, module: nn.Module, name: str) -> None:
+        """Raises ValueError where `module`'s projections have not the sizes that this layout says (the module's full `name`)."""
+        H, G, D, C = self.shape(module)
+        expected = {self.fused: (H + 2 * G) * D} if self.fused else {self.key: G * D, self.value: G * D}
+        for path, width in expected.items():
+            projection = attrgetter(path)(module)
+            if isinstance(projection, nn.Linear):
+                found = (projection.in_features, projection.out_features)
+            elif isinstance(projection, Conv1D):
+                found = (projection.nx, projection.nf)
+            else:
+                continue  # a quantised or wrapped projection: its sizes are its own affair
+            if found != (C, width) or H % G:
+                raise ValueError(
+                    f"{name}.{path} ({type(module).__name__}) maps {found[0]} to {found[1]} features, and its layout says "
+                    f"{C} to {width}: {H} query heads, {G} key/value heads of size {D}. Register a layout that fits with "
+                    f'`zerogate.adapters.register_layout("{type(module).__name__}", Layout(...))` (docs/families.md).'
+                )
+        if self.key_norm:
+            weight = getattr(attrgetter(self.key_norm)(module), "weight", None)
+            if weight is None or weight.numel() not in (D, G * D):
+                raise ValueError(
+                    f"{name}.{self.key_norm} ({type(module).__name__}) is no norm over heads of size {D}, or over {G} of "
+                    "them, with a weight. Register a layout without key_norm to leave prompt keys as they are."
+                )
 
 
 _ENCODER = Layout(kv_heads="config.num_attention_heads")
@@ -120,6 +158,9 @@ LAYOUTS: dict[str, Layout] = {
     "WhisperAttention": _OWN_HEADS,
     "ViTAttention": _ENCODER,
     "Dinov2Attention": _ENCODER,
+    "OlmoAttention": Layout(clip="config.clip_qkv"),
+    "OlmoeAttention": Layout(key_norm="k_norm", clip="config.clip_qkv"),
+    "FalconH1Attention": Layout(key_scale="key_multiplier"),
     "GPTJAttention": Layout(
         heads="num_attention_heads", kv_heads="num_attention_heads", width="embed_dim", seam="gptj"
     ),
@@ -143,7 +184,12 @@ _KNOWN_PARTS = {
     "attn_dropout", "resid_dropout", "zero_init",
 }  # fmt: skip
 
-_CROSS_ATTENTION = re.compile(r"(encoder_attn|cross_attn|crossattention|EncDecAttention|encoder_decoder_attn)$")
+# Names in the forward of an attention module that do something to its keys and values besides projecting and norming.
+_FURTHER_STEPS = {"clip_qkv", "key_multiplier", "head_dim_padding", "v_scale", "v_head_dim", "sequence_reduction"}
+
+_CROSS_ATTENTION = re.compile(
+    r"(encoder_attn|cross_attn|cross_attention|crossattention|EncDecAttention|encoder_decoder_attn)$"
+)
 
 
 def register_layout(class_name: str, layout: Layout) -> None:
@@ -157,11 +203,16 @@ def _standard(module: nn.Module) -> Layout | None:
     fits = {"q_proj", "k_proj", "v_proj"} <= parts <= _KNOWN_PARTS and {"config", "head_dim"} <= module.__dict__.keys()
     if not fits or not uses_interface(module):
         return None
+    if _FURTHER_STEPS & set(inspect.unwrap(type(module).forward).__code__.co_names):
+        return None
+    # Encoder-decoders have two head counts in their config, so a count of the module's own comes first.
+    heads = "num_heads" if "num_heads" in module.__dict__ else "config.num_attention_heads"
     config: Any = module.config
-    kv_heads = (
-        "config.num_key_value_heads" if "num_key_value_heads" in config.to_dict() else "config.num_attention_heads"
+    return Layout(
+        heads=heads,
+        kv_heads="config.num_key_value_heads" if "num_key_value_heads" in config.to_dict() else heads,
+        key_norm="k_norm" if "k_norm" in parts else None,
     )
-    return Layout(kv_heads=kv_heads, key_norm="k_norm" if "k_norm" in parts else None)
 
 
 def layout_of(module: nn.Module) -> Layout | None:

@@ -49,6 +49,7 @@ class ZeroInitModel(BaseTuner):
         self._targets = {block.name: block for block in blocks}
         for block in blocks:
             module = model.get_submodule(block.name)
+            block.layout.check(module, block.name)
             if block.layout.seam == "interface" and not uses_interface(module):
                 raise ValueError(
                     f"{block.name} ({type(module).__name__}) does not go through transformers' attention interface, "
