@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -67,7 +68,8 @@ def write_text(target: Path, text: str) -> None:
         staging.write_text(text, encoding="utf-8")
         os.replace(staging, target)
     except OSError as error:
-        staging.unlink(missing_ok=True)
+        with suppress(OSError):
+            staging.unlink()
         raise UserError(f"cannot write {target}: {error}") from error
 
 

@@ -10,7 +10,10 @@ def gate_magnitudes(model: nn.Module) -> dict[int, float]:
     Returns:
         An empty dict for a model without gates (another method, or vanilla attention).
     """
-    if not isinstance(model, PeftModel) or str(model.active_peft_config.peft_type) != "ZERO_INIT":
+    if not isinstance(model, PeftModel):
+        return {}
+    config = model.active_peft_config
+    if str(config.peft_type) != "ZERO_INIT" or config.attention == "vanilla":
         return {}
     from zerogate.adapters.zero_init import gates
 

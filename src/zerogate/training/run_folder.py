@@ -54,8 +54,6 @@ def open_run(recipe: Recipe, resume: bool, overwrite: bool) -> Path | None:
     folder = Path(recipe.output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output {folder} is a file, not a folder")
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
     if (folder / "recipe.yaml").exists():
         if overwrite:
             _delete(folder)

@@ -1,0 +1,137 @@
+"""Kill -9 and `--resume`: the final adapter is, bit for bit, the one of a run that was never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from zerogate.training.callbacks import read_metrics
+from zerogate.training.checkpoints import newest
+
+Settings = Callable[..., dict[str, Any]]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(recipe: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "zerogate.cli.main", "train", str(recipe), *options]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[bytes], code: int = 0) -> str:
+    output = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == code, output
+    return output
+
+
+def kill_once(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> bool:
+    """Kill -9 as soon as `ready`; False if the process ended first."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None:
+        if ready():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return False
+
+
+def recipes(settings: Settings, tmp_path: Path, **changes: Any) -> tuple[Path, Path]:
+    """The same recipe twice, for two run folders."""
+    files = []
+    for name in ("whole", "killed"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(settings(output=str(tmp_path / name), **changes)))
+        files.append(file)
+    return files[0], files[1]
+
+
+def assert_same_end(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for name in ("best", "last"):
+        one = (whole / name / "adapter_model.safetensors").read_bytes()
+        assert one == (killed / name / "adapter_model.safetensors").read_bytes(), name
+    losses = [
+        [(m["step"], m["eval_loss"]) for m in read_metrics(run / "metrics.jsonl") if "eval_loss" in m]
+        for run in (whole, killed)
+    ]
+    assert losses[0] == losses[1]
+    steps = [[m["step"] for m in read_metrics(run / "metrics.jsonl") if "loss" in m] for run in (whole, killed)]
+    assert steps[0] == steps[1]
+
+
+def test_killed_between_checkpoints_in_the_second_epoch(settings: Settings, tmp_path: Path) -> None:
+    # Dropout needs the random state, ten steps make an epoch, step 16's checkpoint is in the middle of the second.
+    lora = {"method": "lora", "r": 2, "lora_dropout": 0.2}
+    changes = {"adapter": lora, "train__steps": 40, "train__save_every": 8, "train__evaluate_every": 8}
+    whole, killed = recipes(settings, tmp_path, **changes)
+    finish(start(whole))
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    assert kill_once(start(killed), lambda: (newest(checkpoints) or (0,))[0] >= 16), "too fast to be killed"
+    found = newest(checkpoints)
+    assert found is not None and found[0] < 40
+    # The newest checkpoint is damaged as well: the one before it must do.
+    (found[1] / "optimizer.pt").write_bytes(b"")
+    older = newest(checkpoints)
+    assert older is not None and older[0] < found[0]
+    finish(start(killed, "--resume"))
+    assert_same_end(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_any_moment(settings: Settings, tmp_path: Path) -> None:
+    changes = {"train__steps": 60, "train__save_every": 3, "train__evaluate_every": 7, "train__micro_batch_size": 4}
+    whole, killed = recipes(settings, tmp_path, **changes)
+    finish(start(whole))
+    run = tmp_path / "killed"
+    kills = 0
+    for delay in (0.0, 0.05, 0.11, 0.17, 0.23, 0.31):
+        process = start(killed, *(["--resume"] if (run / "recipe.yaml").exists() else []))
+        before = newest(run / "checkpoints")
+        kills += kill_once(
+            process, lambda before=before: newest(run / "checkpoints") != before or (not before and run.exists())
+        )
+        time.sleep(delay)  # nothing to wait for but the next moment
+    assert kills >= 4
+    finish(start(killed, "--resume"))
+    assert_same_end(tmp_path)
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(settings: Settings, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    big = {"method": "lora", "r": 8, "target_modules": "all-linear"}
+    recipe.write_text(yaml.safe_dump(settings(adapter=big, data__held_out=None, train__save_every=4, train__steps=8)))
+    # Files may grow to 20 kB: the recipe fits, the weights do not.
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from zerogate.cli.main import main; sys.argv = ['zerogate', 'train', sys.argv[1]]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, str(recipe)], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "error: cannot write the checkpoint of step 4" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batch(settings: Settings, tmp_path: Path) -> None:
+    whole, shared = recipes(settings, tmp_path, train__group_by_length=False, train__steps=8)
+    finish(start(whole))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "zerogate.cli.main", "train", str(shared)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")]
+    losses = [[m["eval_loss"] for m in run if "eval_loss" in m] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    one, two = (load_file(tmp_path / name / "last" / "adapter_model.safetensors") for name in ("whole", "killed"))
+    assert one.keys() == two.keys()
+    assert newest(tmp_path / "killed" / "checkpoints") is not None
