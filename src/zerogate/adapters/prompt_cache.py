@@ -56,6 +56,10 @@ class _Remembered(torch.autograd.Function):
         return (None, *grads)
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _version(tensor: Tensor) -> tuple[int, int]:
     return id(tensor), -1 if tensor.is_inference() else tensor._version
 
@@ -120,7 +124,10 @@ class PromptCache:
 
     @staticmethod
     def _make(key: tuple[Any, ...], prompt_KC: Tensor, gate: Tensor | None, compute: Compute) -> _Entry:
-        with torch.inference_mode(False), torch.enable_grad():
+        # What this graph saves is its own: under activation checkpointing it would otherwise be dropped and counted as the
+        # layer's, and the recomputation, which finds the entry made, would not save it again.
+        own = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+        with torch.inference_mode(False), torch.enable_grad(), own:
             prompt_copy = prompt_KC.detach().clone().requires_grad_(prompt_KC.requires_grad)
             gate_copy = None if gate is None else gate.detach().clone().requires_grad_(gate.requires_grad)
             return _Entry(key, [prompt_copy, gate_copy], *compute(prompt_copy, gate_copy))
