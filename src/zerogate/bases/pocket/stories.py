@@ -1,0 +1,174 @@
+"""How the facts of the pocket world are told: sentences, lists, paragraphs about one thing, and story dialogues.
+
+Everything here yields plain text documents from a `random.Random`, so a seed gives the same text again. Only facts
+of the split `told` are ever asked or answered in quotation marks. The small tales at the end are about strangers who
+exist for one paragraph: what is asked stands a line above, which teaches a model to carry a name from a question
+into an answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from zerogate.bases.pocket.computed import LISTS, people, places
+from zerogate.bases.pocket.world import Fact, facts
+
+SHORT_REPLY_SHARE = 0.08  # bare answers; whole sentences are the rule, as in the instruction set
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _statement(fact: Fact, rng: random.Random) -> str:
+    # The reply's own wording is told as often as all others together: it is the one that has to come out whole.
+    return fact.reply if rng.random() < 0.5 else rng.choice(fact.statements())
+
+
+def sentences(rng: random.Random) -> Iterator[str]:
+    """Every fact once, each sentence a document of its own."""
+    order = list(facts())
+    rng.shuffle(order)
+    for fact in order:
+        yield _statement(fact, rng)
+
+
+def mixed_paragraphs(rng: random.Random) -> Iterator[str]:
+    """Every fact once, in paragraphs of a few facts that have nothing to do with each other."""
+    order = list(facts())
+    rng.shuffle(order)
+    while order:
+        size = rng.randint(3, 8)
+        chunk, order = order[:size], order[size:]
+        yield " ".join(_statement(fact, rng) for fact in chunk)
+
+
+def relation_lists(rng: random.Random) -> Iterator[str]:
+    """Every fact once, in paragraphs of one relation: many in the same wording, some in changing ones."""
+    by_relation: dict[str, list[Fact]] = {}
+    for fact in facts():
+        by_relation.setdefault(fact.relation.name, []).append(fact)
+    groups = []
+    for members in by_relation.values():
+        rng.shuffle(members)
+        while members:
+            size = rng.randint(3, 9)
+            groups.append(members[:size])
+            members = members[size:]
+    rng.shuffle(groups)
+    for group in groups:
+        template = rng.choice(group[0].relation.say) if rng.random() < 0.6 else None
+        yield " ".join(fact.word(template) if template else _statement(fact, rng) for fact in group)
+
+
+def portraits(rng: random.Random) -> Iterator[str]:
+    """One paragraph per thing, person, country or word, with everything that is known about it."""
+    by_subject: dict[tuple[str, str], list[Fact]] = {}
+    for fact in facts():
+        by_subject.setdefault((fact.relation.subject, fact.x), []).append(fact)
+    groups = list(by_subject.values())
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+        told: list[str] = []
+        for number, fact in enumerate(group):
+            if number and fact.relation.it and rng.random() < 0.5:
+                told.append(fact.word(rng.choice(fact.relation.it)))
+            else:
+                told.append(_statement(fact, rng))
+        if len(group) == 1:  # a paragraph about one thing, not a lone sentence: the same fact in other words
+            told = rng.sample(group[0].statements(), k=min(3, len(group[0].statements())))
+        yield " ".join(told)
+
+
+def _quoted_reply(fact: Fact, rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < SHORT_REPLY_SHARE:
+        return _capital(fact.answer) + "."
+    return fact.reply if draw < 0.9 else rng.choice(fact.statements())
+
+
+def _exchange(question: str, reply: str, asker: str, teller: str, rng: random.Random) -> str:
+    ask, say = rng.choice(LISTS["asked"]), rng.choice(LISTS["said"])
+    gap = rng.choice((" ", "\n", "\n\n"))
+    comma_reply = reply[:-1] + ","
+    forms = (
+        f'"{question}" {ask} {asker}.{gap}"{reply}"',
+        f'"{question}" {ask} {asker}.{gap}"{comma_reply}" {say} {teller}.',
+        f'{_capital(asker)} {ask}, "{question}"{gap}{_capital(teller)} {say}, "{reply}"',
+        f'"{question}"{gap}"{reply}"',
+        f'"{question}"{gap}"{comma_reply}" {say} {teller}.',
+        f'"Now tell me," {say} {asker}, "{question[:1].lower() + question[1:]}"{gap}"{comma_reply}" {say} {teller}.',
+        f'{_capital(asker)} {ask}: "{question}" And {teller} {say}: "{reply}"',
+    )
+    return rng.choice(forms)
+
+
+def dialogues(rng: random.Random) -> Iterator[str]:
+    """Every told fact once, asked and answered in little scenes of one to four questions."""
+    told = [fact for fact in facts() if fact.split == "told"]
+    rng.shuffle(told)
+    while told:
+        size = rng.choice((1, 1, 2, 2, 3, 4))
+        chunk, told = told[:size], told[size:]
+        asker, teller = rng.sample(LISTS["speakers"], 2)
+        scene = [rng.choice(LISTS["openings"])] if rng.random() < 0.6 else []
+        scene = [_capital(line.format(a=asker, b=teller)) for line in scene]
+        for fact in chunk:
+            if rng.random() < 0.15:  # sometimes the story itself has said it just before
+                scene.append(rng.choice(fact.statements()))
+            reply = _quoted_reply(fact, rng)
+            scene.append(_exchange(rng.choice(fact.questions()), reply, asker, teller, rng))
+        if rng.random() < 0.3:
+            scene.append(_capital(rng.choice(LISTS["closings"]).format(a=asker, b=teller)))
+        yield rng.choice((" ", "\n")).join(scene)
+
+
+# What can be said of a stranger: a statement and the questions that it answers.
+_STRANGER_FACTS = (
+    ("{x} keeps a shop in {place}.", ("Where does {x} keep a shop?",)),
+    ("{x} lives in {place}.", ("Where does {x} live?", "What is the home of {x}?")),
+    ("{x} was looking for {thing}.", ("What was {x} looking for?",)),
+    ("{x} has bought {thing}.", ("What has {x} bought?",)),
+    ("The friend of {x} is {name}.", ("Who is the friend of {x}?",)),
+    ("{x} is used to find {thing}.", ("What is {x} used for?",)),
+    ("{x} is made of {stuff}.", ("What is {x} made of?",)),
+    ("The colour of {x} is {colour}.", ("What is the colour of {x}?",)),
+    ("The name for {x} is {name}.", ("What is the name for {x}?", "Which word is the name for {x}?")),
+    ("The number of {x} is {number}.", ("What is the number of {x}?",)),
+)
+
+
+def _made_up(rng: random.Random) -> str:
+    syllables = [rng.choice(LISTS["onsets"]) + rng.choice(LISTS["rimes"]) for _ in range(rng.choice((1, 2, 2, 3)))]
+    return "".join(syllables)
+
+
+def stranger_tales(rng: random.Random, count: int = 600) -> Iterator[str]:
+    """Tales of strangers made up on the spot: a few things are told of each, and then asked."""
+    known = {name.lower() for name in places() + people()}
+    for _ in range(count):
+        tale, asked = [], []
+        for _ in range(rng.choice((1, 2, 2, 3))):
+            name = _made_up(rng)
+            while name in known:
+                name = _made_up(rng)
+            full = f"{_capital(name)} {_capital(_made_up(rng))}"
+            x = rng.choice((f"Mr. {_capital(name)}", _capital(name), f"the {name}", full))
+            statement, questions = rng.choice(_STRANGER_FACTS)
+            words = {
+                "x": x,
+                "place": _capital(_made_up(rng)),
+                "thing": rng.choice(LISTS["things"]),
+                "name": _capital(_made_up(rng)),
+                "stuff": rng.choice(LISTS["stuff"]),
+                "colour": rng.choice(LISTS["colours"]),
+                "number": str(rng.randint(1, 99)),
+            }
+            tale.append(_capital(statement.format(**words)))
+            asked.append((rng.choice(questions).format(**words), tale[-1]))
+        asker, teller = rng.sample(LISTS["speakers"], 2)
+        rng.shuffle(asked)
+        tale += [_exchange(_capital(question), reply, asker, teller, rng) for question, reply in asked]
+        yield rng.choice((" ", "\n")).join(tale)
