@@ -78,7 +78,7 @@ class AdapterFiles:
 def read_adapter(folder: str | Path) -> AdapterFiles:
     """Check an adapter folder and read its configuration and the names and shapes of its tensors.
 
-    A run folder stands for the best adapter in it.
+    A run folder stands for the best adapter in it, or the last where none was measured.
 
     Raises:
         UserError: a file is missing or unreadable, or the weights are a pickle.
@@ -86,8 +86,7 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"the adapter folder {folder} does not exist")
-    if not (folder / "adapter_config.json").is_file() and (folder / "best" / "adapter_config.json").is_file():
-        folder = folder / "best"
+    folder = adapter_folder(folder) or folder
     config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     if not config_file.is_file():
         raise UserError(_not_an_adapter(folder))
@@ -108,6 +107,12 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
             f"the adapter {folder} has no adapter_model.safetensors; was its training stopped before a save?"
         )
     return AdapterFiles(folder, config, weights, tensor_shapes(weights))
+
+
+def adapter_folder(folder: Path) -> Path | None:
+    """The folder itself if it is an adapter's, else the best or last adapter of a run; None if there is neither."""
+    places = (folder, folder / "best", folder / "last")
+    return next((place for place in places if (place / "adapter_config.json").is_file()), None)
 
 
 def recorded_template(folder: Path) -> str | None:

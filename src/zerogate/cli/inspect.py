@@ -43,7 +43,9 @@ def inspect(
     layers would cost. Weights of a base are not loaded.
     """
     folder = Path(target).expanduser()
-    adapter = any((folder / place / "adapter_config.json").is_file() for place in (".", "best"))
+    from zerogate.bases.adapted import adapter_folder
+
+    adapter = adapter_folder(folder) is not None
     if not adapter and png is not None:
         raise UserError(f"--png draws the gates of an adapter, and {target} is not an adapter's folder")
     from rich.console import Console
