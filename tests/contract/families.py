@@ -108,7 +108,7 @@ def adapted_by_hand(family: Family, plain: nn.Module, prompts: dict[str, Tensor]
     model = copy.deepcopy(plain)
     for block, prompt_KC in prompts.items():
         module = model.get_submodule(block)
-        k_KGD, v_KGD = family.keys_values(module, prompt_KC.detach().double())
+        k_KGD, v_KGD = family.keys_values(module, prompt_KC.double())
         seen: dict[str, Tensor] = {}
 
         def keep(module: Any, args: Any, kwargs: Any, seen: dict[str, Tensor] = seen) -> None:
@@ -119,7 +119,7 @@ def adapted_by_hand(family: Family, plain: nn.Module, prompts: dict[str, Tensor]
             _: Any, args: Any, module: Any = module, seen: Any = seen, k: Tensor = k_KGD, v: Tensor = v_KGD, name: str = block
         ) -> Any:
             q_BTHD = seen.pop("q")
-            gate_H = gates[name].detach().expand(q_BTHD.shape[2])
+            gate_H = gates[name].expand(q_BTHD.shape[2])
             extra = gated_prompts(q_BTHD, k, v, gate_H, family.scale(module), family.softcap(module))
             return (args[0] + extra.view_as(args[0]).to(args[0].dtype), *args[1:])
 

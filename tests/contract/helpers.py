@@ -56,8 +56,8 @@ def by_hand(family: Family, plain: nn.Module, adapted: PeftModel, adapter: str =
     prompts, gates = {}, {}
     for name, layer in layers(adapted):
         if adapter in layer.prompt:
-            prompts[name] = layer.prompt[adapter]
-            gate = config.gate_scale * layer.gate[adapter]
+            prompts[name] = layer.prompt[adapter].detach()
+            gate = config.gate_scale * layer.gate[adapter].detach()
             gates[name] = torch.tanh(gate) if config.gate_activation == "tanh" else gate
     return adapted_by_hand(family, plain, prompts, gates)
 

@@ -124,8 +124,8 @@ class PromptCache:
 
     @staticmethod
     def _make(key: tuple[Any, ...], prompt_KC: Tensor, gate: Tensor | None, compute: Compute) -> _Entry:
-        # What this graph saves is its own: under activation checkpointing it would otherwise be dropped and counted as the
-        # layer's, and the recomputation, which finds the entry made, would not save it again.
+        # What this graph saves is its own: under activation checkpointing it would otherwise be dropped and counted as
+        # the layer's, and the recomputation, which finds the entry made, would not save it again.
         own = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
         with torch.inference_mode(False), torch.enable_grad(), own:
             prompt_copy = prompt_KC.detach().clone().requires_grad_(prompt_KC.requires_grad)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .layer import ZeroInitLayer
 
@@ -42,7 +44,8 @@ class Cut:
     """Runs the layers below the first adapted one without autograd.
 
     A frozen base records no graph there anyway, except when someone made the embeddings' output require gradients, as
-    PEFT, TRL and Trainer do for activation checkpointing. Then hidden states are detached before the first layer.
+    PEFT, TRL and Trainer do for activation checkpointing. Then hidden states are detached before the first layer,
+    unless gradients are wanted for something else too: a trained norm below, or embeddings from outside of the model.
     Reentrant checkpointing needs an input with gradients: it gets one where the first adapted layer begins.
     """
 
@@ -54,13 +57,12 @@ class Cut:
                 stack, index = place(name)
                 if stack not in stacks or index < stacks[stack][0]:
                     stacks[stack] = (index, model.get_submodule(stack))  # type: ignore[assignment]
-        self.handles = []
+        embedded = _Embedded()
+        self.handles = [module.register_forward_hook(embedded) for module in _input_embeddings(model)]
         for first, layers in stacks.values():
             if first > 0:
-                trained_above = list(layers)[first:]
-                self.handles.append(
-                    layers[0].register_forward_pre_hook(_Detach(model, trained_above), with_kwargs=True)
-                )
+                detach = _Detach(model, list(layers)[first:], embedded)
+                self.handles.append(layers[0].register_forward_pre_hook(detach, with_kwargs=True))
                 self.handles.append(layers[first].register_forward_pre_hook(_restart, with_kwargs=True))
 
     def remove(self) -> None:
@@ -82,18 +84,63 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple
     return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
 
+def _input_embeddings(model: nn.Module) -> list[nn.Module]:
+    """The modules whose output transformers' `enable_input_require_grads` makes require gradients."""
+    found = {}
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            try:
+                embeddings = module.get_input_embeddings()
+            except NotImplementedError:
+                continue
+            if isinstance(embeddings, nn.Module):
+                found[id(embeddings)] = embeddings
+    return list(found.values())
+
+
+class _Embedded:
+    """Remembers which tensors came out of the input embeddings, for as long as they live."""
+
+    def __init__(self) -> None:
+        self.outputs: list[weakref.ref[Tensor]] = []
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.outputs = [ref for ref in self.outputs if ref() is not None] + [weakref.ref(output)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"outputs": []}
+
+    def explains(self, hidden: Tensor) -> bool:
+        """Whether all that makes `hidden` require gradients is that outputs of the embeddings were told to."""
+        ours = [ref() for ref in self.outputs]
+        nodes, seen = [hidden.grad_fn], set()
+        if hidden.grad_fn is None:
+            return any(hidden is x for x in ours)
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)  # only the nodes of leaves have one
+            if leaf is not None and not any(leaf is x for x in ours):
+                return False
+            nodes += [n for n, _ in node.next_functions]
+        return True
+
+
 class _Detach:
-    def __init__(self, model: nn.Module, above: list[nn.Module]) -> None:
-        self.model, self.above = model, above
+    def __init__(self, model: nn.Module, above: list[nn.Module], embedded: _Embedded) -> None:
+        self.model, self.above, self.embedded = model, above, embedded
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        if not hidden.requires_grad:
+        if torch.compiler.is_compiling() or not hidden.requires_grad:
             return None
         above = {id(p) for layer in self.above for p in layer.parameters()}
         if any(p.requires_grad and id(p) not in above for p in self.model.parameters()):
             return None  # something else is trained too, perhaps below: leave the graph whole
-        return _hidden(args, kwargs, Tensor.detach)
+        return _hidden(args, kwargs, Tensor.detach) if self.embedded.explains(hidden) else None
 
 
 def _restart(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
