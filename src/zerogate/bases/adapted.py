@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogate.bases.load import EMBEDDED, base_path, load_base
+from zerogate.bases.load import EMBEDDED, load_base
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -272,4 +272,4 @@ def base_for(adapters: Mapping[str, str | Path], base: str | None) -> str:
     recorded = {recorded_base(folder) for folder in adapters.values()}
     if len(recorded) > 1:
         raise UserError(f"these adapters were made for different bases: {', '.join(sorted(recorded))}; load them apart")
-    return recorded.pop() if recorded else str(base_path("pocket").name)
+    return recorded.pop() if recorded else "pocket"

@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -75,6 +76,7 @@ def load_base(
     Raises:
         UserError: the base cannot be found, read or used as a causal language model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -104,7 +106,13 @@ def load_base(
         transformers_logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source.id, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except UnpicklingError as error:
+        # Its own message ends in advice to switch the protection off.
+        raise UserError(
+            f"cannot load the base {name!r}: its pickled weights hold more than tensors, which could run code; they "
+            "were not opened"
+        ) from error
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"cannot load the base {name!r}: {_first_lines(error)}") from error
     finally:
         loading_log.disabled = False
