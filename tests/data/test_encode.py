@@ -1,4 +1,4 @@
-"""Templates and masks: what is learned is the answers and their end, to the token; prompts are what generation sends."""
+"""Templates and masks: what is learned is the answers and their end, to the token; prompts are as generation sends."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -6,7 +6,9 @@ import pytest
 
 from zerogate.data.batching import epoch_order, padded_share
 from zerogate.data.encode import Encoded, EncodeReport
+from zerogate.data.load import load_records
 from zerogate.data.records import Record, Turn
+from zerogate.data.section import DataSection
 from zerogate.data.split import find_leaks, split_held_out
 from zerogate.data.stats import length_stats
 from zerogate.errors import UserError
@@ -61,3 +63,14 @@ def test_length_stats_by_hand() -> None:
     assert (stats.minimum, stats.median, stats.mean, stats.maximum, stats.tokens) == (2, 5, 5, 8, 20)
     assert stats.learned == 7  # the first of the two-token sequence has nothing before it
     assert stats.padding == pytest.approx(1 - 20 / 32)
+
+
+def test_the_pocket_world_brings_its_own_held_out_half() -> None:
+    whole_train, whole_held, format = load_records(DataSection(path="pocket"))
+    assert format == "alpaca" and len(whole_train) > 1000 and len(whole_held) > 1000
+    assert find_leaks(whole_train, whole_held).exact == ()
+    train, held, _ = load_records(DataSection(path="pocket", held_out=50))
+    assert train == whole_train
+    assert len(held) == 50 and {r.prompt_key for r in held} <= {r.prompt_key for r in whole_held}
+    with pytest.raises(UserError, match="the pocket world has"):
+        load_records(DataSection(path="pocket", held_out=10_000_000))

@@ -79,21 +79,34 @@ def draw_gates(metrics: list[dict[str, Any]], final: dict[int, Tensor], target: 
     figure.savefig(target, dpi=150)
 
 
-def draw_comparison(
-    curves: dict[str, list[tuple[int, float]]], levels: dict[str, float], target: Path, title: str
-) -> None:
-    """Several runs' losses over the steps in one picture, with constant levels (such as the base's) as dotted lines."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
-        (line,) = axes.plot(
-            *zip(*points, strict=True), linewidth=1.8, marker="o", markersize=3.5, label=f"{name} ({points[-1][1]:.3f})"
+def draw_comparison(runs: dict[str, list[dict[str, Any]]], levels: dict[str, float], target: Path, title: str) -> None:
+    """Several runs beside each other: training loss on the left, held-out loss on the right.
+
+    Args:
+        runs: lines of `metrics.jsonl` by the run's name.
+        levels: constant held-out losses by name, such as the base's, drawn as dotted lines.
+        target: the PNG.
+        title: over the picture.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name, metrics in runs.items():
+        train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+        held_out = [(m["step"], m["eval_loss"]) for m in metrics if "eval_loss" in m]
+        left.plot(*zip(*train, strict=True), linewidth=1.3, label=name)
+        right.plot(
+            *zip(*held_out, strict=True),
+            linewidth=1.8,
+            marker="o",
+            markersize=3,
+            label=f"{name}: {held_out[-1][1]:.3f}",
         )
-        assert line is not None
     for name, value in levels.items():
-        axes.axhline(value, color=_BASE, linestyle=":", linewidth=1.2, label=f"{name} ({value:.3f})")
-    _label(axes, "optimiser step", "held-out loss (nats per learned token)", title)
-    axes.legend(frameon=False)
+        right.axhline(value, color=_BASE, linestyle=":", linewidth=1.2, label=f"{name}: {value:.3f}")
+    _label(left, "optimiser step", "loss (nats per learned token)", "training")
+    _label(right, "optimiser step", "", "held out")
+    figure.suptitle(title, fontsize=11)
+    right.legend(frameon=False)
     figure.savefig(target, dpi=150)
 
 
