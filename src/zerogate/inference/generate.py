@@ -219,7 +219,8 @@ class Engine:
             yield {"adapter_names": names}
             return
         name = names[0]
-        if name != BASE:
-            self.model.set_adapter(name, inference_mode=True)
+        if name != BASE and self.model.active_adapter != name:
+            self.model.set_adapter(name)
+            self.model.requires_grad_(False)  # PEFT switches an adapter on for training, too
         with self.model.disable_adapter() if name == BASE and self.adapters else nullcontext():
             yield {}
