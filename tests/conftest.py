@@ -7,6 +7,7 @@ Run with `pytest` (all), `pytest -m "not slow"` (the fast ones). Data sets are l
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,9 @@ def shared_data(name: str) -> Path:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(name="shared_data")
+def _shared_data() -> Callable[[str], Path]:
+    """`shared_data`, for tests that take it as a fixture."""
+    return shared_data

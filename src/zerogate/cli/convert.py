@@ -29,7 +29,7 @@ zerogate convert my-adapter lit_model.pth.adapter --dry-run
 
 [bold]What gates mean[/]
 
-A gate multiplies either as it is (identity) or after a tanh. The official code does both: its fine-tuning code has the \
+A gate multiplies either as it is (identity) or after a tanh. The official code does both: its fine-tuning code has a \
 tanh, its root inference code does not, and their files look alike. So a .pth needs --gate-activation. PEFT and LitGPT \
 have no tanh, and our folders record it. Converting to a format without it stores tanh(gate); the way back needs gates \
 inside (-1, 1). All rules: docs/convert.md

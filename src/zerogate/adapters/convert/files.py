@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,18 +38,19 @@ def read_pickle(path: Path) -> Any:
             # Mapped, so that a whole training checkpoint of 13 GB costs only the adapter's part of it.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        asks = re.search(r"GLOBAL (\S+) was not|class (\S+) was not|allowlisted: (\S+)", str(error))
+        # torch puts pages of advice around its message; the message itself is what that was raised from.
+        reason = str(error.__context__ or error)
+        asks = re.search(r"GLOBAL (\S+)", reason)
         if asks is None:
-            raise ValueError(
-                f"{path} is not a torch checkpoint that can be read safely: {_first_line(error)}"
-            ) from error
+            raise ValueError(f"{path} is not a checkpoint that can be read safely: {reason.splitlines()[0]}") from error
         raise ValueError(
-            f"{path} is refused: opening it would call {next(filter(None, asks.groups()))}, and a pickle that calls "
-            "more than tensors and plain values need can run any code. If you trust its source, load it there with "
-            "torch.load(..., weights_only=False) and save the tensors alone."
+            f"{path} is refused: opening it would call {asks[1]}, and a pickle that calls more than tensors and plain "
+            "values need can run any code. If you trust its source, load it there with torch.load(..., "
+            "weights_only=False) and save the tensors alone."
         ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole torch checkpoint: {_first_line(error)}") from error
+    except (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
+        detail = str(error).split("\n")[0][:300] or type(error).__name__
+        raise ValueError(f"{path} is not a whole torch checkpoint: {detail}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -90,9 +92,14 @@ def cast(tensor: Tensor, dtype: str) -> Tensor:
     Raises:
         ValueError: Another dtype.
     """
+    check_dtype(dtype)
+    return tensor.detach().to(DTYPES[dtype]).contiguous().clone()
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError unless adapters can be stored in `dtype`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown: adapters are stored in {' or '.join(DTYPES)}.")
-    return tensor.detach().to(DTYPES[dtype]).contiguous().clone()
 
 
 def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -168,7 +175,3 @@ def _remove(path: Path) -> None:
 
 def _beside(path: Path, kind: str) -> Path:
     return path.parent / f".{path.name}.{kind}-{os.getpid()}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0][:300] or type(error).__name__

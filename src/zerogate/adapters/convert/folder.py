@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..zero_init.config import PEFT_TYPE, ZeroInitConfig
-from .files import cast, read_tensors, write_folder
+from .files import cast, check_dtype, read_tensors, write_folder
 from .prompts import Base, PromptAdapter
 
 PREFIX = "base_model.model."
@@ -121,6 +121,7 @@ def write_zerogate(
     """
     if base is not None:
         base.check(adapter, "the adapter")
+    check_dtype(dtype)
     config, state = to_zero_init(adapter, base)
     config = replace(config, save_dtype=dtype)
     write_peft_folder(Path(path), config, state, dtype, overwrite)
