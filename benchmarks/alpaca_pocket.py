@@ -13,16 +13,19 @@ Alpaca's JSON file (any of its copies); nothing is downloaded.
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from zerogate.bases.load import load_tokenizer
+from zerogate.data import Data, DataSection, load_data
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.plots import draw_comparison
 from zerogate.training.recipe_file import parse_recipe
 from zerogate.training.run import train
-from zerogate.training.run_folder import versions
+from zerogate.training.run_folder import read_summary, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -57,7 +60,7 @@ def settings(args: argparse.Namespace, method: str, rate: float, steps: int, swe
             "batch_size": args.batch_size,
             "learning_rate": rate,
             "warmup_steps": max(steps // 20, 1),
-            "evaluate_every": steps if sweep else max(steps // 10, 1),
+            "evaluate_every": steps if sweep else max(steps // 8, 1),
             "save_every": 50,
             "log_every": max(steps // 60, 1),
         },
@@ -65,10 +68,20 @@ def settings(args: argparse.Namespace, method: str, rate: float, steps: int, swe
     }
 
 
-def run(recipe: dict[str, Any], console: Console) -> dict[str, Any]:
+@cache
+def tokenised(section: DataSection) -> Data:
+    """The records of a `data:` section, tokenised once for all runs."""
+    return load_data(section, load_tokenizer("pocket"))
+
+
+def run(settings: dict[str, Any], console: Console) -> dict[str, Any]:
     """Run a recipe, or go on with it, or take its result if it is finished."""
-    started = (Path(recipe["output"]) / "recipe.yaml").exists()
-    return train(parse_recipe(recipe), resume=started, console=console).summary
+    recipe = parse_recipe(settings)
+    finished = read_summary(Path(recipe.output))
+    if finished is not None:
+        return finished
+    started = (Path(recipe.output) / "recipe.yaml").exists()
+    return train(recipe, resume=started, console=console, data=tokenised(recipe.data)).summary
 
 
 def best_rate(args: argparse.Namespace, method: str, console: Console) -> tuple[float, dict[float, float]]:
@@ -147,8 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="alpaca_data.json, possibly .xz")
     parser.add_argument("--out", type=Path, default=Path("runs/alpaca-pocket-benchmark"))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()

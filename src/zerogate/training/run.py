@@ -54,7 +54,14 @@ class Outcome:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None) -> Outcome:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    data: Data | None = None,
+) -> Outcome:
     """Run a recipe.
 
     Args:
@@ -62,6 +69,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
         resume: go on from the newest whole checkpoint in the run folder.
         overwrite: replace a run that is there.
         console: where to report; standard error by default.
+        data: what `load_data` gave for this recipe before; several runs on the same records need not tokenise them
+            again.
 
     Raises:
         UserError: anything wrong with recipe, data, base or disk, before training where it can be known; a loss
@@ -90,7 +99,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
         attn_implementation=recipe.base.attn_implementation,
     )
     adapted = attach(model, config, recipe.train.seed, recorded_name(recipe.base.name))
-    data = load_data(recipe.data, tokenizer)
+    data = data or load_data(recipe.data, tokenizer)
     try:
         plan = make_plan(recipe.train, len(data.train), state.num_processes)
     except ValueError as error:
