@@ -98,8 +98,8 @@ def test_gradients_equal_finite_differences_in_float64(name: str) -> None:
                 flat[at] = there
             slope = (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * step)
             assert parameter.grad is not None
-            # Scores are taken in fp32, which is the noise here.
-            assert abs(parameter.grad.view(-1)[at].item() - slope) < 1e-4 * abs(slope) + 2e-6
+            # Norms and scores are taken in fp32 whatever the model is, which is the noise here.
+            assert abs(parameter.grad.view(-1)[at].item() - slope) < 1e-3 * abs(slope) + 1e-5
 
 
 def accumulate(family: Family, model: PeftModel, rows: list[slice]) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ class Layout:
         return x.clamp(-bound, bound) if bound else x
 
     def check(self, module: nn.Module, name: str) -> None:
-        """Raises ValueError where the projections of `module`, whose full name is `name`, have not this layout's sizes."""
+        """Raises ValueError where the projections of `module` (its full name is `name`) have not the right sizes."""
         H, G, D, C = self.shape(module)
         expected = {self.fused: (H + 2 * G) * D} if self.fused else {self.key: G * D, self.value: G * D}
         for path, width in expected.items():
@@ -117,15 +117,16 @@ class Layout:
             if found != (C, width) or H % G:
                 raise ValueError(
                     f"{name}.{path} ({type(module).__name__}) maps {found[0]} to {found[1]} features, and its layout "
-                    f"says {C} to {width}: {H} query heads, {G} key/value heads of size {D}. Register a layout that fits "
-                    f'with `zerogate.adapters.register_layout("{type(module).__name__}", Layout(...))` (docs/families.md).'
+                    f"says {C} to {width}: {H} query heads, {G} key/value heads of size {D}. Register a layout that "
+                    f'fits: `zerogate.adapters.register_layout("{type(module).__name__}", Layout(...))` '
+                    "(docs/families.md)."
                 )
         if self.key_norm:
             weight = getattr(attrgetter(self.key_norm)(module), "weight", None)
             if weight is None or weight.numel() not in (D, G * D):
                 raise ValueError(
-                    f"{name}.{self.key_norm} ({type(module).__name__}) is no norm with a weight over heads of size {D}, or "
-                    f"over {G} of them. Register a layout without key_norm to leave prompt keys as they are."
+                    f"{name}.{self.key_norm} ({type(module).__name__}) is no norm with a weight over heads of size "
+                    f"{D}, or over {G} of them. Register a layout without key_norm to leave prompt keys as they are."
                 )
 
 

@@ -7,20 +7,21 @@ and the prompts silently stopped training. Here that cannot happen, because what
 it is. With gradients on, values pass through `_Remembered`, whose backward runs a small graph that was built from the
 prompt for this very purpose.
 
-Nor can it be stale: an entry holds for one version of the prompt, gate and projections, one dtype, device and, in
-passes without gradients, for the very numbers (an edit through `.data`, as weight averaging makes it, raises no
-version).
+Nor can it be stale: an entry holds for one version and storage of the prompt, gate and projections, one dtype, one
+state of autocast, one count of optimiser steps (8-bit optimisers raise no version) and, except on a GPU in training,
+for the very numbers (an edit through `.data`, as weight averaging makes it, raises no version either).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 Compute = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
@@ -34,7 +35,7 @@ class _Entry:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """Those inputs that take gradients; none where the adapter was frozen when the entry was made."""
+        """Those inputs that take gradients: copies of the parameters that did when the entry was made."""
         return [x for x in self.inputs if x is not None and x.requires_grad]
 
 
@@ -44,15 +45,19 @@ class _Remembered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, entry: _Entry, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         ctx.entry = entry
-        return entry.k.detach(), entry.v.detach()
+        k, v = entry.k.detach(), entry.v.detach()
+        if not entry.k.requires_grad:  # the gate is trained alone
+            ctx.mark_non_differentiable(k)
+        return k, v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
         entry = ctx.entry
-        grads = torch.autograd.grad(
-            (entry.k, entry.v), entry.leaves, (grad_k, grad_v), retain_graph=True, allow_unused=True
-        )
+        outputs, grad_outputs = [entry.v], [grad_v]
+        if entry.k.requires_grad:
+            outputs, grad_outputs = [entry.k, entry.v], [grad_k, grad_v]
+        grads = torch.autograd.grad(outputs, entry.leaves, grad_outputs, retain_graph=True, allow_unused=True)
         return (None, *grads)
 
 
@@ -60,8 +65,33 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _version(tensor: Tensor) -> tuple[int, int]:
-    return id(tensor), -1 if tensor.is_inference() else tensor._version
+_steps = 0
+
+
+def _count_step(*_: Any) -> None:
+    """Runs after each step of any optimiser: some write to parameters behind autograd's back."""
+    global _steps
+    _steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+def _state(tensor: Tensor) -> tuple[int, int, int, bool]:
+    version = -1 if tensor.is_inference() else tensor._version
+    return id(tensor), version, tensor.data_ptr(), tensor.requires_grad
+
+
+def _autocast(device: torch.device) -> torch.dtype | None:
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def _parameters_of(module: nn.Module) -> Iterable[Tensor]:
+    if module._modules:  # a wrapped projection, with LoRA for instance
+        return module.parameters()
+    return [p for p in module._parameters.values() if p is not None]  # many times cheaper, at each layer of each token
 
 
 class PromptCache:
@@ -70,9 +100,12 @@ class PromptCache:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
-    def forget(self, adapter_name: str) -> None:
-        """Drops what is remembered of an adapter."""
-        self._entries.pop(adapter_name, None)
+    def forget(self, adapter_name: str | None = None) -> None:
+        """Drops what is remembered of an adapter, or of all."""
+        if adapter_name is None:
+            self._entries.clear()
+        else:
+            self._entries.pop(adapter_name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_entries": {}}  # a copy or a pickle begins empty: graphs cannot be copied
@@ -93,19 +126,16 @@ class PromptCache:
                 the call is being compiled) nothing is remembered and autograd sees everything.
         """
         parameters = [prompt_KC] if gate is None else [prompt_KC, gate]
-        frozen = [p for module in projections for p in module.parameters()]
-        wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(p.requires_grad for p in frozen)):
+        if torch.compiler.is_compiling():
+            return compute(prompt_KC, gate)
+        frozen = [p for module in projections for p in _parameters_of(module)]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in frozen):
             return compute(prompt_KC, gate)
 
-        key = (dtype, prompt_KC.device, *map(_version, parameters), *map(_version, frozen))
+        wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        key = (dtype, _autocast(prompt_KC.device), _steps, *map(_state, parameters), *map(_state, frozen))
         entry = self._entries.get(adapter_name)
-        if (
-            entry is None
-            or entry.key != key
-            or (wants_grad and not entry.leaves)
-            or self._edited(entry, prompt_KC, gate)
-        ):
+        if entry is None or entry.key != key or self._edited(entry, prompt_KC, gate):
             # Whoever trains will want a graph: build it at the first pass of a step, with or without gradients.
             entry = self._entries[adapter_name] = self._make(key, prompt_KC, gate, compute)
         if not wants_grad:

@@ -4,7 +4,7 @@ GPT-J has one method, `_attn`, that is an attention function in all but name: it
 others compute attention in the middle of their forward, between a fused projection and an output projection: hooks
 take the queries from the first and add the gated prompts to the input of the second. Either way the mathematics is
 the adapter's own (`ZeroInitLayer.attend` or `.contribution`); nothing of it is repeated here. What is put on a module
-are bound methods, not closures, so that a deep copy of the model gets a seam of its own.
+are objects and their bound methods, not closures: a deep copy or a pickle of the model gets a seam of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -34,21 +33,26 @@ def _gptj_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask
 _gptj_attention.__name__ = "eager_attention_forward"  # it takes an additive mask, as those do
 
 
-def _gptj_with_prompts(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None) -> Any:
-    layer = module._modules[CHILD]
-    out_BTHD, weights = layer.attend(
-        _gptj_attention, module, query, key, value, attention_mask, scaling=1.0 / module.scale_attn
-    )
-    return out_BTHD.transpose(1, 2), weights
+class _AroundAttn:
+    """Stands in for GPT-J's `_attn` on one module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        module.__dict__["_attn"] = self
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None) -> Any:
+        module: Any = self.module
+        out_BTHD, weights = module._modules[CHILD].attend(
+            _gptj_attention, module, query, key, value, attention_mask, scaling=1.0 / module.scale_attn
+        )
+        return out_BTHD.transpose(1, 2), weights
+
+    def remove(self) -> None:
+        del self.module.__dict__["_attn"]  # the class's own method shows again
 
 
-def _gptj(module: Any, layout: Layout) -> Remove:
-    module._attn = MethodType(_gptj_with_prompts, module)
-
-    def remove() -> None:
-        del module._attn  # the class's own method shows again
-
-    return remove
+def _gptj(module: nn.Module, layout: Layout) -> Remove:
+    return _AroundAttn(module).remove
 
 
 class _Between:

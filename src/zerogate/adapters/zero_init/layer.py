@@ -7,6 +7,7 @@ makes of them (`adapters/prompt_cache.py`), and adds their gated attention to th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,6 +47,16 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             gates = self.num_heads if config.gate_per == "head" else 1
             self.gate[adapter_name] = nn.Parameter(torch.zeros(gates, dtype=torch.float32, device=device))
         self.configs[adapter_name] = config
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ZeroInitLayer:
+        """`.to`, `.cuda`, `.half` and their like: prompts and gates move with the model, and stay fp32 unrounded."""
+        self.cache.forget()  # the base's weights have moved or were rounded too
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     def effective_gate(self, adapter_name: str, gate: Tensor | None = None) -> Tensor:
         """The gate as it multiplies, `activation(gate_scale * g)`: [H], or [1] where the layer has one gate."""
