@@ -28,8 +28,7 @@ zerogate demo --output runs/again train.steps=100
 zerogate demo --overwrite
 """
 
-# Questions shown on the screen, and how many more of the held-out ones are scored. All are drawn with a fixed seed.
-_SHOWN, _SCORED = 6, 500
+_SHOWN = 6  # questions printed with their answers
 
 
 def demo(
@@ -37,6 +36,7 @@ def demo(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change the recipe: train.steps=100.")
     ] = None,
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="The run's folder.")] = Path("runs/demo"),
+    asked: Annotated[int, typer.Option("--questions", min=1, help="How many held-out questions are asked.")] = 500,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew where the folder holds a run.")] = False,
 ) -> None:
     """Watch a frozen model learn to follow instructions.
@@ -60,7 +60,7 @@ def demo(
 
         recipe = load_recipe(shipped_recipe("demo"), [f"output={output}", *(overrides or [])])
         _, held_out = instruction_records()
-        questions = random.Random(0).sample(held_out, min(_SCORED, len(held_out)))
+        questions = random.Random(0).sample(held_out, min(asked, len(held_out)))
         options: dict[str, Any] = {"dtype": recipe.base.dtype, "device": recipe.base.device}
         model, tokenizer = load_base(recipe.base.name, **options)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 import os
 import sys
 import warnings
@@ -35,13 +34,9 @@ app = typer.Typer(
 COMMANDS = ("demo", "train", "preview", "chat", "generate", "inspect", "convert")
 
 
-def register() -> None:
-    """Add every command to the app."""
-    for name in COMMANDS:
-        if importlib.util.find_spec(f"zerogate.cli.{name}") is None:
-            continue
-        module = importlib.import_module(f"zerogate.cli.{name}")
-        app.command(name, epilog=module.EPILOG)(vars(module)[name])
+for _name in COMMANDS:
+    _module = importlib.import_module(f"zerogate.cli.{_name}")
+    app.command(_name, epilog=_module.EPILOG)(vars(_module)[_name])
 
 
 def _version(asked: bool) -> None:
@@ -69,7 +64,6 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)
     try:
-        register()
         app()
     except UserError as error:
         _fail(str(error))
