@@ -112,7 +112,7 @@ def test_overwrite(here: Path, tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_no_more(here: Path, tmp_path: Path) -> None:
     words = [str(here / "official.pth"), "a", "--gate-activation", "tanh"]
-    assert "cannot write a" in convert(tmp_path, *words, code=2, small_files=True).stderr
+    assert "File too large" in convert(tmp_path, *words, code=2, small_files=True).stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -128,7 +128,8 @@ def convert(
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        raise UserError(f"cannot write {destination}: {error.strerror}; nothing was left there") from error
+        where = error.filename or destination
+        raise UserError(f"{error.strerror}: {where}; nothing was written to {destination}") from error
     _report(source, source_format, found, destination, target, written, dtype, size, dry_run)
 
 
@@ -161,6 +162,7 @@ def _base(name: str | None, llama_shape: str | None) -> Base | None:
 def _recorded(found: PromptAdapter, source: Path, source_format: str) -> Base:
     """The base that an adapter records, for formats that need to know it."""
     from zerogate.adapters.convert import Base
+    from zerogate.bases.adapted import portable_name
 
     if source_format == "official" and not found.one_gate:  # the file has it all: gates of every layer and head
         return Base.llama(max(found.modules) + 1, found.width, found.gates_LH.shape[1])
@@ -169,7 +171,7 @@ def _recorded(found: PromptAdapter, source: Path, source_format: str) -> Base:
             f"{source} ({source_format}) does not record its base, which is needed here: name it with --base"
         )
     try:
-        base = _base(found.base_name, None)
+        base = _base(portable_name(found.base_name), None)
     except UserError as error:
         raise UserError(
             f"{source} was made for {found.base_name!r}, which is needed here: {error}. Or give --base, or "
