@@ -63,8 +63,10 @@ def by_hand(family: Family, plain: nn.Module, adapted: PeftModel, adapter: str =
 
 
 def outputs(family: Family, model: nn.Module, **extra: Any) -> Tensor:
+    dtype = next(p.dtype for n, p in model.named_parameters() if "zero_init" not in n)
+    inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in family.inputs().items()}
     with torch.no_grad():
-        return family.result(model(**family.inputs(), **extra)).detach()
+        return family.result(model(**inputs, **extra)).detach()
 
 
 def twin(model: nn.Module) -> nn.Module:

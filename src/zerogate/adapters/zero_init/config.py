@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from peft import PeftConfig
 
-PEFT_TYPE = "ZERO_INIT"
+
+class _PeftType(StrEnum):
+    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's own (closed) enum."""
+
+    ZERO_INIT = "ZERO_INIT"
+
+
+PEFT_TYPE = _PeftType.ZERO_INIT
 
 _CHOICES = {
     "gate_activation": ("tanh", "identity"),
@@ -65,7 +73,7 @@ class ZeroInitConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type: Any = PEFT_TYPE  # a plain string: PEFT's tables take it, its enum cannot be extended
+        self.peft_type: Any = PEFT_TYPE
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, allowed))}.")

@@ -31,6 +31,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.layout = layout
         self.num_heads, _, _, self.width = layout.shape(module)
+        self.device = torch.device("cpu")  # of the projections, where new parameters and those read from files belong
         self.prompt = nn.ParameterDict()
         self.gate = nn.ParameterDict()
         self.configs: dict[str, ZeroInitConfig] = {}
@@ -41,6 +42,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ZeroInitConfig, device: torch.device) -> None:
         """Adds an adapter with fresh parameters: prompts N(0, std), gates 0."""
+        self.device = device
         prompt_KC = torch.empty(config.prompt_length, self.width, dtype=torch.float32, device=device)
         self.prompt[adapter_name] = nn.Parameter(nn.init.normal_(prompt_KC, std=config.prompt_init_std))
         if config.attention == "zero_init":
@@ -57,6 +59,14 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move, recurse)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """PEFT asks for this after `low_cpu_mem_usage=True`: what came from the file becomes fp32, whatever it was."""
+        for values in (self.prompt, self.gate):
+            if adapter_name in values and not values[adapter_name].is_meta:
+                read = values[adapter_name]
+                moved = read.detach().to(device or self.device, torch.float32)
+                values[adapter_name] = nn.Parameter(moved, requires_grad=read.requires_grad)
 
     def effective_gate(self, adapter_name: str, gate: Tensor | None = None) -> Tensor:
         """The gate as it multiplies, `activation(gate_scale * g)`: [H], or [1] where the layer has one gate."""
