@@ -45,12 +45,12 @@ def settings(args: argparse.Namespace, method: str, rate: float, steps: int, swe
     """The recipe of one run; a sweep measures on records that the final runs train on, never on their held-out ones."""
     name = f"sweep-{method}-{rate}" if sweep else method
     return {
-        "base": {"name": "pocket", "dtype": args.dtype},
+        "base": {"name": args.sweep_base if sweep else "pocket", "dtype": args.dtype},
         "adapter": METHODS[method],
         "data": {
             "path": args.data,
             "format": "alpaca",
-            "held_out": 300 if sweep else 1000,
+            "held_out": 150 if sweep else 1000,
             "split_seed": 1 if sweep else 0,
             "max_length": args.max_length,
             "nothing_to_learn": "drop",
@@ -60,7 +60,7 @@ def settings(args: argparse.Namespace, method: str, rate: float, steps: int, swe
             "batch_size": args.batch_size,
             "learning_rate": rate,
             "warmup_steps": max(steps // 20, 1),
-            "evaluate_every": steps if sweep else max(steps // 8, 1),
+            "evaluate_every": steps if sweep else max(steps // 4, 1),
             "save_every": 50,
             "log_every": max(steps // 60, 1),
         },
@@ -69,9 +69,9 @@ def settings(args: argparse.Namespace, method: str, rate: float, steps: int, swe
 
 
 @cache
-def tokenised(section: DataSection) -> Data:
+def tokenised(section: DataSection, base: str) -> Data:
     """The records of a `data:` section, tokenised once for all runs."""
-    return load_data(section, load_tokenizer("pocket"))
+    return load_data(section, load_tokenizer(base))
 
 
 def run(settings: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -81,12 +81,12 @@ def run(settings: dict[str, Any], console: Console) -> dict[str, Any]:
     if finished is not None:
         return finished
     started = (Path(recipe.output) / "recipe.yaml").exists()
-    return train(recipe, resume=started, console=console, data=tokenised(recipe.data)).summary
+    return train(recipe, resume=started, console=console, data=tokenised(recipe.data, recipe.base.name)).summary
 
 
 def best_rate(args: argparse.Namespace, method: str, console: Console) -> tuple[float, dict[float, float]]:
     """The rate with the lowest loss after a short run, and every rate's loss."""
-    steps = max(args.steps // 6, 2)
+    steps = args.sweep_steps
     losses = {}
     for rate in RATES[method]:
         console.print(f"\n[bold]{method}, learning rate {rate}, {steps} steps[/bold]")
@@ -107,7 +107,7 @@ def section(args: argparse.Namespace, results: dict[str, dict[str, Any]], sweeps
         f"{args.batch_size} in the same order ({args.steps * args.batch_size / any_run['train_records']:.2f} of an "
         f"epoch), AdamW (0.9, 0.95), weight decay 0.02, "
         f"{max(args.steps // 20, 1)} steps of warm-up, half a cosine to 0; learning rate the best of three in runs "
-        f"of {max(args.steps // 6, 2)} steps on other "
+        f"of {args.sweep_steps} steps on other "
         "records. Loss in nats per learned token (answers only).",
         "",
         "| method | trained parameters | learning rate | held-out loss | best |",
@@ -123,6 +123,7 @@ def section(args: argparse.Namespace, results: dict[str, dict[str, Any]], sweeps
         f"{name}: " + ", ".join(f"{rate:g} -> {loss:.3f}" for rate, loss in losses.items())
         for name, losses in sweeps.items()
     )
+    earlier = "" if args.sweep_base == "pocket" else " (on an earlier checkpoint of the base)"
     used = ", ".join(
         f"{name} {version}" for name, version in versions().items() if name in ("torch", "transformers", "peft", "trl")
     )
@@ -130,7 +131,8 @@ def section(args: argparse.Namespace, results: dict[str, dict[str, Any]], sweeps
         "",
         f"![Training and held-out loss of the three methods]({PICTURE.relative_to(PAGE.parent)})",
         "",
-        f"Sweep, held-out loss of the short runs: {swept}. Made on {time.strftime('%Y-%m-%d')} with {used} on a CPU, "
+        f"Sweep, held-out loss of the short runs: {swept}{earlier}. Made on {time.strftime('%Y-%m-%d')} with {used} "
+        f"on a CPU, "
         f"by",
         "",
         "```",
@@ -161,6 +163,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="alpaca_data.json, possibly .xz")
     parser.add_argument("--out", type=Path, default=Path("runs/alpaca-pocket-benchmark"))
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--sweep-steps", type=int, default=60)
+    parser.add_argument("--sweep-base", default="pocket", help="an earlier checkpoint may serve to pick learning rates")
+    parser.add_argument("--sweep-only", action="store_true", help="stop after the short runs")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -170,9 +175,13 @@ def main() -> None:
     results, sweeps = {}, {}
     for method in METHODS:
         rate, sweeps[method] = best_rate(args, method, console)
+        if args.sweep_only:
+            continue
         console.print(f"\n[bold]{method}, learning rate {rate}, {args.steps} steps[/bold]")
         results[method] = run(settings(args, method, rate, args.steps, sweep=False), console)
 
+    if args.sweep_only:
+        return
     curves = {name: read_metrics(args.out / name / "metrics.jsonl") for name in METHODS}
     level = {"base": next(iter(results.values()))["base_loss"]}
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
