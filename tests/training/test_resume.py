@@ -93,14 +93,14 @@ def test_killed_again_and_again_at_any_moment(settings: Settings, tmp_path: Path
     finish(start(whole))
     run = tmp_path / "killed"
     kills = 0
-    for delay in (0.0, 0.05, 0.11, 0.17, 0.23, 0.31):
+    for delay in (0.0, 0.05, 0.13, 0.21):
         process = start(killed, *(["--resume"] if (run / "recipe.yaml").exists() else []))
         before = newest(run / "checkpoints")
         kills += kill_once(
             process, lambda before=before: newest(run / "checkpoints") != before or (not before and run.exists())
         )
         time.sleep(delay)  # nothing to wait for but the next moment
-    assert kills >= 4
+    assert kills >= 3
     finish(start(killed, "--resume"))
     assert_same_end(tmp_path)
 
