@@ -4,12 +4,12 @@
     python benchmarks/pocket.py --only zero_init lora  these methods
     python benchmarks/pocket.py --table                the table of what is finished, without training anything
 
-Every cell is one run of `zerogate train`'s own code: 300 steps of 32 with AdamW, warm-up and cosine, the same seed
-and order for all. Half of the world's facts are in the training records. The learning rate is picked per method on a
-validation part of that half: one in three of the facts that no dialogue tells is left out of the sweep's training
-and asked at its end. The winner is trained again on all training records and asked about the 1,814 held-out facts.
-`exact` is the whole reply to the letter; `contains` is the answer's words anywhere in the reply (`a den` for `A fox
-lives in a den.`).
+Every cell is one run of `zerogate train`'s own code: steps of 32 with AdamW, warm-up and cosine, the same seed and
+order for all. Half of the world's facts are in the training records. The learning rate is picked per method on a
+validation part of that half, in runs of 100 steps: one in three of the facts that no dialogue tells is left out of
+the sweep's training and asked at its end. The winner is trained again for 300 steps on all training records and
+asked about the 1,814 held-out facts. `exact` is the whole reply to the letter; `contains` is the answer's words
+anywhere in the reply (`a den` for `A fox lives in a den.`).
 """
 
 from __future__ import annotations
@@ -46,26 +46,28 @@ class Entry:
 # LoRA of rank 3 on the query and value projections has 21,504 parameters; ten prompts and the gates in eight layers
 # have 20,544 (AdaptionPrompt, with one gate per layer, 20,488).
 ENTRIES = {
-    "zero_init": Entry("zero-init, K=10", {"method": "zero_init", "prompt_length": 10}, (0.03, 0.1, 0.3)),
-    "zero_init_scale10": Entry(
-        "zero-init, K=10, gate_scale 10",
-        {"method": "zero_init", "prompt_length": 10, "gate_scale": 10.0},
-        (0.01, 0.03, 0.1),
-    ),
+    "zero_init": Entry("zero-init, K=10", {"method": "zero_init", "prompt_length": 10}, (0.03, 0.1)),
+    "lora": Entry("LoRA (PEFT), rank 3 on q and v", {"method": "lora", "r": 3, "lora_alpha": 6}, (0.003, 0.01)),
     "vanilla": Entry(
         "vanilla attention, random init, K=10",
         {"method": "zero_init", "prompt_length": 10, "attention": "vanilla"},
-        (0.01, 0.03, 0.1),
+        (0.01, 0.03),
     ),
     "adaption_prompt": Entry(
-        "PEFT AdaptionPrompt, 10 x 8 layers",
+        "PEFT AdaptionPrompt, 10 in 8 layers",
         {"method": "adaption_prompt", "adapter_len": 10, "adapter_layers": 8},
-        (0.01, 0.03, 0.1),
+        (0.03, 0.1),
         {"dtype": "float32"},  # its trained parameters take the base's dtype
     ),
-    "lora": Entry("LoRA (PEFT), rank 3 on q and v", {"method": "lora", "r": 3, "lora_alpha": 6}, (0.003, 0.01, 0.03)),
-    "full": Entry("full fine-tuning", {"method": "full"}, (1e-4, 3e-4, 1e-3)),
+    "full": Entry("full fine-tuning", {"method": "full"}, (3e-4, 1e-3)),
+    "zero_init_scale10": Entry(
+        "zero-init, K=10, gate_scale 10",
+        {"method": "zero_init", "prompt_length": 10, "gate_scale": 10.0},
+        (0.01, 0.03),
+    ),
 }
+# On short sequences eager attention is a quarter faster than the fused kernels of the CPU; the numbers are the same.
+BASE_OPTIONS = {"dtype": "bfloat16", "attn_implementation": "eager"}
 VALIDATION_ONE_IN = 3
 
 
@@ -119,18 +121,19 @@ def run_cell(entry: Entry, rate: float, final: bool, arguments: argparse.Namespa
         records, asked, answers = validation_split()
     data_path = arguments.out / ("train-all.json" if final else "train-sweep.json")
     write_json(data_path, records)
+    steps = arguments.steps if final else arguments.sweep_steps
     recipe = Recipe.model_validate(
         {
-            "base": {"name": arguments.base, **entry.extra},
+            "base": {"name": arguments.base, **BASE_OPTIONS, **entry.extra},
             "adapter": entry.adapter,
             "data": {"path": str(data_path), "format": "alpaca"},
             "train": {
-                "steps": arguments.steps,
+                "steps": steps,
                 "batch_size": 32,
                 "learning_rate": rate,
-                "warmup_steps": arguments.steps // 10,
-                "evaluate_every": arguments.steps,
-                "save_every": arguments.steps,
+                "warmup_steps": steps // 10,
+                "evaluate_every": steps,
+                "save_every": steps,
             },
             "output": str(path.with_suffix("")),
         }
@@ -139,7 +142,7 @@ def run_cell(entry: Entry, rate: float, final: bool, arguments: argparse.Namespa
     outcome = train(recipe, overwrite=True, console=Console(stderr=True))
     seconds = time.monotonic() - started
     trained, _ = count_parameters(outcome.model)
-    result = {"rate": rate, "parameters": trained, "train_seconds": seconds, "steps": arguments.steps}
+    result = {"rate": rate, "parameters": trained, "train_seconds": seconds, "steps": steps}
     result |= score(outcome.model, outcome.tokenizer, asked, answers)
     write_json(path, result)
     print(f"{path.stem}: exact {result['exact']:.1%}, contains {result['contains']:.1%}, {seconds:.0f} s", flush=True)
@@ -197,8 +200,9 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/pocket-benchmark"), help="results (default: %(default)s)"
     )
     parser.add_argument("--base", default="pocket", help="name or folder of the base (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES), help="methods to run")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps of 32 (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES)[:5], help="methods to run")
+    parser.add_argument("--steps", type=int, default=300, help="optimiser steps of a winner (default: %(default)s)")
+    parser.add_argument("--sweep-steps", type=int, default=100, help="those of a sweep's cell (default: %(default)s)")
     parser.add_argument("--counts", action="store_true", help="print the trained parameters of each method and stop")
     parser.add_argument("--table", action="store_true", help="print the table of the finished cells and stop")
     arguments = parser.parse_args()

@@ -103,9 +103,9 @@ def free_text(folder: Path, seed: int = 0) -> list[str]:
     return passages
 
 
-def world_round(seed: int) -> list[str]:
+def world_round(seed: int, drill: int = 0) -> list[str]:
     """The documents of one round through the pocket world, shuffled: each fact about four times in plain sentences, and
-    each told fact twice in dialogue."""
+    each told fact twice in dialogue; the facts of the hard relations `drill` times more."""
     rng = random.Random(seed)
     documents = [
         *stories.sentences(rng),
@@ -115,6 +115,7 @@ def world_round(seed: int) -> list[str]:
         *stories.dialogues(rng),
         *stories.dialogues(rng),
         *stories.stranger_tales(rng),
+        *stories.drills(rng, drill),
     ]
     rng.shuffle(documents)
     return documents

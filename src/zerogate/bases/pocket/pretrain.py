@@ -70,7 +70,13 @@ def pack(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray
 
 
 def prepare_tokens(
-    path: Path, tokenizer: PreTrainedTokenizerBase, data: Path, million_tokens: float, world_share: float, seed: int
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Path,
+    million_tokens: float,
+    world_share: float,
+    drill: int,
+    seed: int,
 ) -> np.ndarray:
     """The whole training text as token ids, in the order it is read; made once and kept in `path`."""
     if path.is_file():
@@ -80,7 +86,7 @@ def prepare_tokens(
     free = iter(corpus.free_text(data, seed))
     size, round_number = 0, seed * 100_000
     while size < wanted:  # one world round at a time, with its share of free text shuffled in
-        world = corpus.world_round(round_number)
+        world = corpus.world_round(round_number, drill)
         free_characters = sum(map(len, world)) * (1 - world_share) / world_share
         mixed = list(world)
         while free_characters > 0:
@@ -152,13 +158,21 @@ def train(arguments: argparse.Namespace) -> None:
     """The whole route from text to exported base."""
     data, out = corpus.data_folder(arguments.data), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = prepare_tokenizer(out / "tokenizer", data)
+    tokenizer = prepare_tokenizer((arguments.start or out) / "tokenizer", data)
     tokens = prepare_tokens(
-        out / "tokens.npy", tokenizer, data, arguments.million_tokens, arguments.world_share, arguments.seed
+        out / "tokens.npy",
+        tokenizer,
+        data,
+        arguments.million_tokens,
+        arguments.world_share,
+        arguments.drill,
+        arguments.seed,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     model = LlamaForCausalLM(model_config())
+    if arguments.start is not None:  # only the weights: rate, clock and optimiser state begin anew
+        model.load_state_dict(torch.load(arguments.start / "checkpoint.pt", weights_only=True)["model"])
     torch.nn.Module.to(model, device)
     opts = optimisers(model, arguments.lr)
     progress = load_checkpoint(out / "checkpoint.pt", model, opts)
@@ -229,6 +243,8 @@ def main() -> None:
     add("--length", type=int, default=512, help="tokens in a window (default: %(default)s)")
     add("--million-tokens", type=float, default=18, help="size of the text (default: %(default)s)")
     add("--world-share", type=float, default=0.6, help="the pocket world's share of it (default: %(default)s)")
+    add("--drill", type=int, default=0, help="times to tell the hard facts besides, per round (default: %(default)s)")
+    add("--start", type=Path, help="folder of a finished run whose weights and tokenizer to start from")
     add("--seed", type=int, default=0, help="seed of the text and the weights (default: %(default)s)")
     add("--save-every", type=float, default=4, help="minutes between checkpoints (default: %(default)s)")
     add("--no-compile", dest="compile", action="store_false", help="do without torch.compile")

@@ -62,6 +62,39 @@ def relation_lists(rng: random.Random) -> Iterator[str]:
         yield " ".join(fact.word(template) if template else _statement(fact, rng) for fact in group)
 
 
+# What is hard to keep apart: same words, other order, or names that share their halves.
+HARD_RELATIONS = (
+    "sum",
+    "difference",
+    "product",
+    "next_number",
+    "next_letter",
+    "previous_letter",
+    "next_month",
+    "previous_month",
+    "month_days",
+    "next_day",
+    "previous_day",
+    "roman",
+    "river",
+    "fame",
+    "market",
+    "author",
+)
+
+
+def drills(rng: random.Random, times: int) -> Iterator[str]:
+    """Every fact of the hard relations `times` times, alone or in short lists of its relation."""
+    for _ in range(times):
+        for name in HARD_RELATIONS:
+            members = [fact for fact in facts() if fact.relation.name == name]
+            rng.shuffle(members)
+            while members:
+                size = rng.choice((1, 1, 2, 4, 6))
+                yield " ".join(_statement(fact, rng) for fact in members[:size])
+                members = members[size:]
+
+
 def portraits(rng: random.Random) -> Iterator[str]:
     """One paragraph per thing, person, country or word, with everything that is known about it."""
     by_subject: dict[tuple[str, str], list[Fact]] = {}
