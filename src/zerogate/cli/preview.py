@@ -27,12 +27,13 @@ def preview(
     from rich.table import Table
 
     from zerogate.bases.load import load_tokenizer
+    from zerogate.cli.recipes import find_recipe
     from zerogate.data.load import load_data
     from zerogate.data.stats import length_stats
     from zerogate.errors import UserError
     from zerogate.training.recipe_file import load_recipe
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(find_recipe(recipe), overrides)
     tokenizer = load_tokenizer(settings.base.name)
     data = load_data(settings.data, tokenizer)
     console = Console(highlight=False)

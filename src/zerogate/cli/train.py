@@ -24,11 +24,12 @@ def train(
     """Train an adapter from a recipe."""
     from rich.console import Console
 
+    from zerogate.cli.recipes import find_recipe
     from zerogate.training.card import next_command
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train as run
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(find_recipe(recipe), overrides)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     outcome = run(settings, resume=resume, overwrite=overwrite, console=console)
 
