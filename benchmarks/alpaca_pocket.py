@@ -4,7 +4,7 @@ paper's Figure 7).
     python benchmarks/alpaca_pocket.py --data alpaca_data.json.xz
 
 Each method trains on the same records in the same order for the same number of steps; its learning rate is the best
-of three in short runs that are measured on other records. The held-out loss of the base, with no adapter, is
+of a few in short runs that are measured on other records. The held-out loss of the base, with no adapter, is
 measured by the same function. It writes a table into docs/benchmarks.md, the curves to
 docs/images/alpaca_pocket_loss.png and the runs to `--out`. Stopped, it goes on where it was. `--data` is Stanford
 Alpaca's JSON file (any of its copies); nothing is downloaded.
@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "vanilla": {"method": "zero_init", "prompt_length": 10, "attention": "vanilla"},
     "LoRA": {"method": "lora", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]},
 }
-RATES = {"zero-init": (0.01, 0.03, 0.1), "vanilla": (0.003, 0.01, 0.03), "LoRA": (0.003, 0.01, 0.03)}
+RATES = {"zero-init": (0.01, 0.03, 0.1, 0.3), "vanilla": (0.01, 0.03, 0.1, 0.3), "LoRA": (0.01, 0.03, 0.1)}
 
 
 def settings(args: argparse.Namespace, method: str, rate: float, steps: int, sweep: bool) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def section(args: argparse.Namespace, results: dict[str, dict[str, Any]], sweeps
         f"{args.steps:,} steps of "
         f"{args.batch_size} in the same order ({args.steps * args.batch_size / any_run['train_records']:.2f} of an "
         f"epoch), AdamW (0.9, 0.95), weight decay 0.02, "
-        f"{max(args.steps // 20, 1)} steps of warm-up, half a cosine to 0; learning rate the best of three in runs "
+        f"{max(args.steps // 20, 1)} steps of warm-up, half a cosine to 0; learning rate the best of a sweep in runs "
         f"of {args.sweep_steps} steps on other "
         "records. Loss in nats per learned token (answers only).",
         "",

@@ -74,6 +74,18 @@ def test_run_folder(settings: Settings, tiny_base: Path) -> None:
     assert outcome.summary["best_loss"] == min(list(held_out.values())[1:])
 
 
+def test_the_bases_loss_is_measured_without_vanilla_prompts(settings: Settings, tmp_path: Path) -> None:
+    # Random prompts in the softmax change the model before anything is learned, so step 0 is not the base there.
+    adapter = {"method": "zero_init", "prompt_length": 4}
+    gated = run(settings(adapter=adapter, train__steps=1, output=str(tmp_path / "gated"))).summary
+    vanilla = run(
+        settings(adapter={**adapter, "attention": "vanilla"}, train__steps=1, output=str(tmp_path / "vanilla"))
+    )
+    assert vanilla.summary["base_loss"] == gated["base_loss"]
+    first = read_metrics(vanilla.folder / "metrics.jsonl")[0]
+    assert abs(first["eval_loss"] - first["base_loss"]) > 1e-6
+
+
 def test_best_is_the_lowest_held_out_loss_and_not_the_last(settings: Settings) -> None:
     # A rate that grows without end ruins what the first steps learned.
     rate = {"train__learning_rate": 1.0, "train__warmup_steps": 12}

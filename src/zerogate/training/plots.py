@@ -26,14 +26,8 @@ def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
         axes.plot(
             *zip(*held_out, strict=True), color=_HELD_OUT, linewidth=2, marker="o", markersize=4, label="held out"
         )
-        if held_out[0][0] == 0:
-            axes.axhline(
-                held_out[0][1],
-                color=_BASE,
-                linestyle=":",
-                linewidth=1.2,
-                label=f"base, held out ({held_out[0][1]:.3f})",
-            )
+        for base in (m["base_loss"] for m in metrics if "base_loss" in m):
+            axes.axhline(base, color=_BASE, linestyle=":", linewidth=1.2, label=f"base, held out ({base:.3f})")
         step, value = held_out[-1]
         axes.annotate(
             f"{value:.3f}", (step, value), xytext=(-6, 8), textcoords="offset points", ha="right", color=_HELD_OUT

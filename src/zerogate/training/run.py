@@ -186,11 +186,11 @@ def _run(
     folder = Path(recipe.output)
     autocast = _make_trained_fp32(model)
     trained, total = count_parameters(model)
-    base_loss: list[float] = [m["eval_loss"] for m in _metrics(folder) if m["step"] == 0 and "eval_loss" in m]
+    base_loss = [m["base_loss"] for m in _metrics(folder) if "base_loss" in m]
 
     def save(name: str, state: TrainerState, metrics: dict[str, float]) -> None:
         if not base_loss:
-            base_loss.extend(m["eval_loss"] for m in _metrics(folder) if m["step"] == 0 and "eval_loss" in m)
+            base_loss.extend(m["base_loss"] for m in _metrics(folder) if "base_loss" in m)
         facts = CardFacts(
             base=recipe.base.name,
             method=recipe.adapter["method"],

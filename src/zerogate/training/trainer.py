@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -22,7 +23,7 @@ from zerogate.data.encode import Encoded
 from zerogate.errors import UserError
 from zerogate.training import checkpoints
 from zerogate.training.gates import gate_metrics
-from zerogate.training.held_out import held_out_loss, output_head
+from zerogate.training.held_out import HeldOut, held_out_loss, output_head
 from zerogate.training.loss import summed_loss
 
 _WEIGHTS = "trained.safetensors"
@@ -142,21 +143,29 @@ class ZerogateTrainer(SFTTrainer):
         if self.zg_held_out is None:
             return {}
         start = time.perf_counter()
-        result = held_out_loss(
-            self.zg_model,
-            self.zg_held_out,
-            self.zg_pad_token_id,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
+        result = self._measure(self.zg_held_out)
         metrics = {
             "eval_loss": result.loss,
             "eval_accuracy": result.accuracy,
             "eval_seconds": time.perf_counter() - start,
         }
+        if self.state.global_step == 0:
+            metrics["base_loss"] = self._base_loss(self.zg_held_out, result.loss)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _measure(self, held_out: Encoded) -> HeldOut:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return held_out_loss(self.zg_model, held_out, self.zg_pad_token_id, rank=rank, world=world)
+
+    def _base_loss(self, held_out: Encoded, untrained: float) -> float:
+        """The base's own loss. An untrained adapter changes nothing, but for vanilla prompts: those are noise."""
+        model = self.zg_model
+        if not isinstance(model, PeftModel) or vars(model.active_peft_config).get("attention") != "vanilla":
+            return untrained
+        with model.disable_adapter():
+            return self._measure(held_out).loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As upstream, with the gates beside the training loss."""
