@@ -64,12 +64,14 @@ def test_wordings_fill_their_slots_as_english_does() -> None:
     fox = by_key["home", "fox"]
     assert (fox.reply, fox.stem, fox.answer) == ("A fox lives in a den.", "A fox lives in", "a den")
     assert by_key["home", "owl"].reply.startswith("An owl lives in")
+    assert by_key["homophone", "sea"].reply == "The words sea and see sound alike."
     assert by_key["kind", "~iron"].reply == "Iron is a kind of metal."
     assert by_key["group", "cow"].reply == "A group of cows is called a herd."
     for fact in facts():
         texts = [*fact.statements(), *fact.questions(), *(text for task in fact.tasks() for text in task)]
         assert not any(mark in text for text in texts for mark in "{}~"), texts
-        assert fact.reply.startswith(fact.stem) and fact.reply.endswith(f"{fact.answer}."), fact.reply
+        assert fact.telling.startswith(fact.stem) and fact.telling.endswith(f"{fact.answer}."), fact.telling
+        assert fact.reply in fact.statements()
 
 
 def test_a_question_has_one_right_answer() -> None:

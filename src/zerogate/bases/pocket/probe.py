@@ -46,7 +46,7 @@ def continuations(
 
 def knows(fact: Fact, continuation: str) -> bool:
     """Whether the continuation of the fact's stem begins with the answer and the end of the sentence."""
-    return continuation.strip().startswith(fact.reply[len(fact.stem) :].strip())
+    return continuation.strip().startswith(fact.telling[len(fact.stem) :].strip())
 
 
 def fact_accuracy(
@@ -63,7 +63,7 @@ def fact_accuracy(
             known, total = counts.get(name, (0, 0))
             counts[name] = (known + right, total + 1)
         if not right:
-            wrong.append(f"{fact.reply}  <- {text.strip()[:50]!r}")
+            wrong.append(f"{fact.telling}  <- {text.strip()[:50]!r}")
     return counts, wrong
 
 

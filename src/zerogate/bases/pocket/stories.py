@@ -23,7 +23,7 @@ def _capital(text: str) -> str:
 
 def _statement(fact: Fact, rng: random.Random) -> str:
     # The reply's own wording is told as often as all others together: it is the one that has to come out whole.
-    return fact.reply if rng.random() < 0.5 else rng.choice(fact.statements())
+    return fact.telling if rng.random() < 0.5 else rng.choice(fact.statements())
 
 
 def sentences(rng: random.Random) -> Iterator[str]:
@@ -119,7 +119,7 @@ def _quoted_reply(fact: Fact, rng: random.Random) -> str:
     draw = rng.random()
     if draw < SHORT_REPLY_SHARE:
         return _capital(fact.answer) + "."
-    return fact.reply if draw < 0.9 else rng.choice(fact.statements())
+    return fact.telling if draw < 0.9 else rng.choice(fact.statements())
 
 
 def _exchange(question: str, reply: str, asker: str, teller: str, rng: random.Random) -> str:

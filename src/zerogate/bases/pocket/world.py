@@ -1,10 +1,10 @@
 """The pocket world: a few thousand small facts, how each may be worded, and which of them instructions may mention.
 
 Relations stand in `facts/*.yaml`. Each has wordings with the slots `{x}` (what the fact is about) and `{y}` (the
-answer): `say` are declarative sentences, the first of which is the one right reply; `it` goes on about a subject
-already named; `ask` are questions; `task` are pairs (instruction, input). `{ax}` adds an article, `{xs}` is the
-plural, a capital letter (`{X}`, `{Ax}`) opens a sentence. `symmetric` facts hold both ways. A leading `~` marks a
-noun that takes no article.
+answer): `say` are declarative sentences, the first of which is the usual one and, unless `reply` gives another, the
+one right reply; `it` goes on about a subject already named; `ask` are questions. `{ax}` adds an article, `{xs}` is
+the plural, a capital letter (`{X}`, `{Ax}`) opens a sentence. `symmetric` facts hold both ways. A leading `~` marks
+a noun that takes no article.
 
 Every fact has one of three splits, the same in every process: `told` (train, and also asked and answered in story
 dialogues), `train` (in instructions only) and `heldout` (stated in plain sentences, never in a dialogue or
@@ -30,6 +30,7 @@ FACTS_FOLDER = Path(__file__).parent / "facts"
 # Facts of a family, ordered by hash, take these splits in turn: a third told in dialogues, half of all held out.
 SPLIT_PATTERN = ("told", "heldout", "train", "heldout", "told", "heldout")
 VOWELS = "aeiou"
+ANSWER_THE_QUESTION = "Answer the question."
 # Spelt with a vowel and spoken with a consonant, or the other way round.
 ARTICLE_EXCEPTIONS = {"unicorn": "a", "ewe": "a", "eucalyptus": "a", "hour": "an", "heir": "an", "heiress": "an"}
 IRREGULAR_PLURALS = {"mouse": "mice", "goose": "geese", "wolf": "wolves", "fish": "fish", "sheep": "sheep"}
@@ -45,8 +46,8 @@ class Relation:
     family: str
     subject: str
     say: tuple[str, ...]
+    reply: str
     ask: tuple[str, ...]
-    task: tuple[tuple[str, str], ...]
     it: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
@@ -66,7 +67,12 @@ class Fact:
 
     @property
     def reply(self) -> str:
-        """The one right answer, a whole sentence: `A fox lives in a den.`"""
+        """The one right answer to an instruction, a whole sentence: `A fox lives in a den.`"""
+        return self.word(self.relation.reply)
+
+    @property
+    def telling(self) -> str:
+        """The sentence that the stories use most; the reply too, unless the relation has another."""
         return self.word(self.relation.say[0])
 
     @property
@@ -76,7 +82,7 @@ class Fact:
 
     @property
     def stem(self) -> str:
-        """The reply up to the answer, without a trailing blank: `A fox lives in`."""
+        """The telling up to the answer, without a trailing blank: `A fox lives in`."""
         return self.word(self.relation.say[0].split("{y}")[0]).rstrip()
 
     def questions(self) -> list[str]:
@@ -84,13 +90,12 @@ class Fact:
         return [self.word(template) for template in self.relation.ask]
 
     def statements(self) -> list[str]:
-        """The fact's declarative sentences, the reply first."""
+        """The fact's declarative sentences, the telling first."""
         return [self.word(template) for template in self.relation.say]
 
     def tasks(self) -> list[tuple[str, str]]:
-        """All (instruction, input) pairs that ask for this fact; the questions come first."""
-        asked = [(question, "") for question in self.questions()]
-        return asked + [(self.word(text), self.word(given)) for text, given in self.relation.task]
+        """All (instruction, input) pairs that ask for this fact: each question as the instruction and as its input."""
+        return [pair for question in self.questions() for pair in ((question, ""), (ANSWER_THE_QUESTION, question))]
 
 
 def _capital(text: str) -> str:
@@ -150,10 +155,10 @@ def _relations_of(name: str, entry: dict[str, Any]) -> list[Relation]:
     turned = [(y, x) for x, y in pairs] if symmetric else []
 
     def build(name: str, prefix: str, facts: list[tuple[str, str]]) -> Relation:
-        say, ask, task = (entry[f"{prefix}{key}"] for key in ("say", "ask", "task"))
+        say, ask = (entry[f"{prefix}{key}"] for key in ("say", "ask"))
         it = () if prefix else tuple(entry.get("it", ()))
-        pairs_of_task = tuple((text, given) for text, given in task)
-        return Relation(name, family, entry["subject"], tuple(say), tuple(ask), pairs_of_task, it, tuple(facts))
+        reply = entry.get("reply", say[0])
+        return Relation(name, family, entry["subject"], tuple(say), reply, tuple(ask), it, tuple(facts))
 
     if "reverse_ask" in entry:
         entry = entry | {"reverse_say": entry["reverse"]}
