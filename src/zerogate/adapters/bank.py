@@ -25,41 +25,49 @@ class RowAdapters:
     """
 
     def __init__(self, names: list[str], expand: int = 1) -> None:
-        self.names = [name for name in names for _ in range(expand)]
+        self.given, self.expand = names, expand
         self.adapters = sorted({name for name in names if name != BASE})
         self.stacked: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Stacked]] = {}  # what `stack_prompts` remembers
 
-    def check(self, q_BHTD: Tensor) -> None:
-        """Raises ValueError unless there is one name per row of the batch."""
-        if q_BHTD.shape[0] != len(self.names):
+    def names(self, rows: int) -> list[str]:
+        """The adapter name of each of a batch's rows, as they were given, or repeated (an encoder's never are).
+
+        Raises:
+            ValueError: There is not one name per row.
+        """
+        if rows == len(self.given):
+            return self.given
+        if rows != len(self.given) * self.expand:
             raise ValueError(
-                f"adapter_names has {len(self.names)} entries for a batch of {q_BHTD.shape[0]} rows. "
+                f"adapter_names has {len(self.given)} entries for a batch of {rows // self.expand} rows. "
                 f'Give one adapter name, or "{BASE}", per row.'
             )
+        return [name for name in self.given for _ in range(self.expand)]
 
 
-def stack_prompts(rows: RowAdapters, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
+def stack_prompts(rows: RowAdapters, batch: int, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
     """Keys, gated values and mask, row by row.
 
     Args:
         rows: The adapter of each row.
+        batch: B, the number of rows.
         prompts: Keys [G, K, D] and gated values [H, K, D] of the adapters that reach this layer; K may differ.
 
     Returns:
         Keys [B, G, K, D], values [B, H, K, D] and an additive mask [B, K], or None where all adapters have the same K.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _stack(rows, prompts)
+        return _stack(rows.names(batch), prompts)
     # By storage, not by object: a remembered tensor is handed out as a new alias each time. Keeping the tensors keeps
     # their storage from being given to others.
     tensors = tuple(t for pair in prompts.values() for t in pair)
-    key = tuple(t.data_ptr() for t in tensors)
+    key = (batch, *(t.data_ptr() for t in tensors))
     if key not in rows.stacked:
-        rows.stacked[key] = (tensors, _stack(rows, prompts))
+        rows.stacked[key] = (tensors, _stack(rows.names(batch), prompts))
     return rows.stacked[key][1]
 
 
-def _stack(rows: RowAdapters, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
+def _stack(names: list[str], prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
     k_GKD, v_HKD = next(iter(prompts.values()))
     longest = max(k.shape[-2] for k, _ in prompts.values())
     place = {name: i for i, name in enumerate(prompts, start=1)}  # place 0 is the plain base
@@ -70,6 +78,6 @@ def _stack(rows: RowAdapters, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stac
         keys[place[name], :, : k.shape[-2]] = k
         values[place[name], :, : v.shape[-2]] = v
         mask[place[name], k.shape[-2] :] = -torch.inf
-    index_B = torch.tensor([place.get(name, 0) for name in rows.names], device=k_GKD.device)
+    index_B = torch.tensor([place.get(name, 0) for name in names], device=k_GKD.device)
     same_length = all(k.shape[-2] == longest for k, _ in prompts.values())
     return keys[index_B], values[index_B], None if same_length else mask[index_B]

@@ -10,7 +10,7 @@ from peft import PeftConfig
 
 
 class _PeftType(StrEnum):
-    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's own (closed) enum."""
+    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's closed enum."""
 
     ZERO_INIT = "ZERO_INIT"
 

@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..attention import CHILD
 from .layer import ZeroInitLayer
 
 
 class SeamCheck:
-    """After the first forward pass, makes sure that each adapted attention module was really reached, or raises."""
+    """After the first pass through each adapted attention module, makes sure that its seam was reached, or raises."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.handle = model.register_forward_hook(self.check)
+        self.handles = {
+            name: module.register_forward_hook(partial(self.check, name))
+            for name, module in model.named_modules()
+            if isinstance(module._modules.get(CHILD), ZeroInitLayer)
+        }
 
-    def check(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Runs once, after the first forward pass that is not being compiled."""
+    def check(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """Runs once for each module, after its first pass that is not being compiled."""
         if torch.compiler.is_compiling():
             return
-        self.remove()
-        missed = [
-            name
-            for name, layer in model.named_modules()
-            if isinstance(layer, ZeroInitLayer) and not layer.reached and not layer.disable_adapters
-        ]
-        if missed:
+        self.handles.pop(name).remove()
+        layer: Any = module._modules[CHILD]
+        if not layer.reached:
             raise RuntimeError(
-                f"The adapter is attached but the attention of {missed[0]} (and {len(missed) - 1} more) never came "
-                "through zerogate's seam, so it would silently do nothing. Choose another attn_implementation for the "
-                "base, and please report the model family."
+                f"The adapter is attached but the attention of {name} never came through zerogate's seam, so it would "
+                "silently do nothing. Choose another attn_implementation for the base, and please report the model "
+                "family."
             )
 
     def remove(self) -> None:
         """Takes the hooks off the model."""
-        self.handle.remove()
+        for handle in self.handles.values():
+            handle.remove()
 
 
 class Cut:

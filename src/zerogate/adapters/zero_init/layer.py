@@ -113,9 +113,8 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         here = [name for name in rows.adapters if name in self.gate]
         if not here:
             return None
-        rows.check(q_BHTD)
         prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in here}
-        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, prompts)
+        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, q_BHTD.shape[0], prompts)
         return prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
 
     def attend(

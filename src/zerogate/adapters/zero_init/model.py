@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from ..attention import CHILD, install_seam, uses_interface
 from ..bank import BASE, RowAdapters
@@ -87,7 +88,8 @@ class ZeroInitModel(BaseTuner):
             raise TypeError(
                 f"{current_key} already has a child named {CHILD!r} that is no ZeroInitLayer: {type(layer)}."
             )
-        device = next(p for module in block.layout.projections(target) for p in module.parameters()).device
+        tensors = [t for module in block.layout.projections(target) for t in (*module.parameters(), *module.buffers())]
+        device = tensors[0].device  # of a buffer, where a quantised projection has nothing else
         layer.update_layer(adapter_name, peft_config, device)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +116,7 @@ class ZeroInitModel(BaseTuner):
         if names is None:
             yield
             return
-        rows = self._rows(names, kwargs)
+        rows = self._rows(names, [arg for arg in args if isinstance(arg, GenerationConfig)], kwargs)
         layers = [m for m in self.model.modules() if isinstance(m, ZeroInitLayer)]
         try:
             for layer in layers:
@@ -124,7 +126,12 @@ class ZeroInitModel(BaseTuner):
             for layer in layers:
                 layer.rows = None
 
-    def _rows(self, names: Any, kwargs: dict[str, Any]) -> RowAdapters:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """PEFT calls this inside of `_enable_peft_forward_hooks`; for MPT it does not, and leaves adapter_names to us."""
+        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
+            return super().forward(*args, **kwargs)
+
+    def _rows(self, names: Any, configs: list[GenerationConfig], kwargs: dict[str, Any]) -> RowAdapters:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"adapter_names must be a list with one adapter name per row, not {names!r}.")
         if self.training:
@@ -141,11 +148,14 @@ class ZeroInitModel(BaseTuner):
             raise ValueError(
                 f'{", ".join(vanilla)}: adapters with attention="vanilla" cannot share a batch with others.'
             )
-        # generate() repeats each row for beams and returned sequences before its first forward pass.
-        repeats = [kwargs.get("num_beams"), kwargs.get("num_return_sequences")]
-        if (generation := kwargs.get("generation_config")) is not None:
-            repeats += [generation.num_beams, generation.num_return_sequences]
-        return RowAdapters(list(names), expand=max(n or 1 for n in repeats))
+        # generate() repeats each row for beams and returned sequences before the decoder's first forward pass.
+        own = [kwargs.get("generation_config"), getattr(self.model, "generation_config", None)]
+        configs = [*configs, *(config for config in own if config is not None)]
+        repeats = [1]
+        for name in ("num_beams", "num_return_sequences"):
+            said = [kwargs.get(name), *(getattr(config, name) for config in configs)]
+            repeats.append(next((n for n in said if n), 1))
+        return RowAdapters(list(names), expand=max(repeats))
 
     # --- saving and leaving ------------------------------------------------------------------------------------------
 
