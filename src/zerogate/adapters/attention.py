@@ -93,9 +93,10 @@ def join_prompts(
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         if causal and T > 1:  # the function would draw a square causal mask that does not fit K more keys
-            mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T)[None, None]
-    if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dim() != 4:
+            # Query t sees keys 0 to t: where there are more keys than queries, they are a static cache's empty places.
+            mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril()[None, None]
+    if mask is not None or fn.__name__ == "flash_attention_forward":
+        if not isinstance(mask, Tensor) or mask.dim() != 4 or fn.__name__ == "flash_attention_forward":
             raise ValueError(
                 'attention="vanilla" needs a 4-D attention mask to put its prompts into, and this attention '
                 'implementation has none. Load the base with attn_implementation="sdpa" or "eager".'

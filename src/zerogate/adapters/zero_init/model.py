@@ -127,7 +127,7 @@ class ZeroInitModel(BaseTuner):
                 layer.rows = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """PEFT calls this inside of `_enable_peft_forward_hooks`; for MPT it does not, and leaves adapter_names to us."""
+        """PEFT calls this inside of `_enable_peft_forward_hooks`, but for MPT leaves adapter_names to us."""
         with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
             return super().forward(*args, **kwargs)
 
