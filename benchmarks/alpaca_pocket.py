@@ -4,8 +4,8 @@ paper's Figure 7).
     python benchmarks/alpaca_pocket.py --data alpaca_data.json.xz
 
 Each method trains on the same records in the same order for the same number of steps; its learning rate is the best
-of a few in short runs that are measured on other records. The held-out loss of the base, with no adapter, is
-measured by the same function. It writes a table into docs/benchmarks.md, the curves to
+of a few in short runs that are measured on another draw of records. The held-out loss of the base, with no adapter,
+is measured by the same function. It writes a table into docs/benchmarks.md, the curves to
 docs/images/alpaca_pocket_loss.png and the runs to `--out`. Stopped, it goes on where it was. `--data` is Stanford
 Alpaca's JSON file (any of its copies); nothing is downloaded.
 """
@@ -42,7 +42,7 @@ RATES = {"zero-init": (0.01, 0.03, 0.1, 0.3), "vanilla": (0.01, 0.03, 0.1, 0.3),
 
 
 def settings(args: argparse.Namespace, method: str, rate: float, steps: int, sweep: bool) -> dict[str, Any]:
-    """The recipe of one run; a sweep measures on records that the final runs train on, never on their held-out ones."""
+    """The recipe of one run; a sweep measures on a draw of records of its own."""
     name = f"sweep-{method}-{rate}" if sweep else method
     return {
         "base": {"name": args.sweep_base if sweep else "pocket", "dtype": args.dtype},
@@ -100,15 +100,18 @@ def section(args: argparse.Namespace, results: dict[str, dict[str, Any]], sweeps
     lines = [
         HEADING,
         "",
-        f"The main job on real input: Stanford Alpaca, {any_run['train_records']:,} records to learn from and "
-        f"{any_run['held_out_records']:,} held out "
-        f"(the same for every method, no prompt in both), sequences cut at {args.max_length} tokens. Every method: "
-        f"{args.steps:,} steps of "
-        f"{args.batch_size} in the same order ({args.steps * args.batch_size / any_run['train_records']:.2f} of an "
-        f"epoch), AdamW (0.9, 0.95), weight decay 0.02, "
-        f"{max(args.steps // 20, 1)} steps of warm-up, half a cosine to 0; learning rate the best of a sweep in runs "
-        f"of {args.sweep_steps} steps on other "
-        "records. Loss in nats per learned token (answers only).",
+        f"The main job on real input: Stanford Alpaca, {any_run['train_records']:,} records to learn from and 1,000 "
+        f"held "
+        f"out, {any_run['held_out_records']} of them with an answer within {args.max_length} tokens, where sequences "
+        f"are "
+        "cut. No held-out prompt is in the training part. Every method sees the same records in the same order: "
+        f"{args.steps:,} steps of {args.batch_size}, {args.steps * args.batch_size / any_run['train_records']:.2f} "
+        f"of an "
+        f"epoch, AdamW (0.9, 0.95), weight decay 0.02, {max(args.steps // 20, 1)} steps of warm-up, half a cosine to "
+        f"0. "
+        f"The learning rate is the best of a sweep in runs of {args.sweep_steps} steps, measured on another draw of "
+        f"150 "
+        "records. Loss in nats per learned token, answers only.",
         "",
         "| method | trained parameters | learning rate | held-out loss | best |",
         "|---|---|---|---|---|",
