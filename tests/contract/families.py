@@ -1,9 +1,9 @@
 """The families of the contract test: a tiny random model of each, and its zero-init attention written out by hand.
 
 The reference is independent of the package. `adapted_by_hand` takes a plain model and puts one hook before each output
-projection, which adds `g_h * softmax(q_h K_prompt^T * scale) V_prompt`, head by head in float64. Queries are made again from the
-hidden states (projection, norm, rotation), keys and values from slices of the raw weights: both follow each family's own
-forward and know nothing of zerogate's table of layouts, its seams or its cache.
+projection, which adds `g_h * softmax(q_h K_prompt^T * scale) V_prompt`, head by head in float64. Queries are made again
+from the hidden states (projection, norm, rotation), keys and values from slices of the raw weights: both follow each
+family's own forward and know nothing of zerogate's table of layouts, its seams or its cache.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Family:
         return attrgetter(self.output)(model.get_submodule(block))
 
 
-# --- equation 7, by hand -------------------------------------------------------------------------------------------------
+# --- equation 7, by hand ------------------------------------------------------------------------------------
 
 
 def gated_prompts(
@@ -103,7 +103,9 @@ def gated_prompts(
     return torch.cat(heads, dim=-1)
 
 
-def adapted_by_hand(family: Family, plain: nn.Module, prompts: dict[str, Tensor], gates: dict[str, Tensor]) -> nn.Module:
+def adapted_by_hand(
+    family: Family, plain: nn.Module, prompts: dict[str, Tensor], gates: dict[str, Tensor]
+) -> nn.Module:
     """A copy of `plain` with the prompts [K, C] and *effective* gates [H] of each named attention module hooked in."""
     model = copy.deepcopy(plain)
     for block, prompt_KC in prompts.items():
@@ -116,7 +118,13 @@ def adapted_by_hand(family: Family, plain: nn.Module, prompts: dict[str, Tensor]
             seen["q"] = family.query(module, hidden, kwargs)
 
         def add(
-            _: Any, args: Any, module: Any = module, seen: Any = seen, k: Tensor = k_KGD, v: Tensor = v_KGD, name: str = block
+            _: Any,
+            args: Any,
+            module: Any = module,
+            seen: Any = seen,
+            k: Tensor = k_KGD,
+            v: Tensor = v_KGD,
+            name: str = block,
         ) -> Any:
             q_BTHD = seen.pop("q")
             gate_H = gates[name].expand(q_BTHD.shape[2])
@@ -128,7 +136,7 @@ def adapted_by_hand(family: Family, plain: nn.Module, prompts: dict[str, Tensor]
     return model
 
 
-# --- pieces --------------------------------------------------------------------------------------------------------------
+# --- pieces -------------------------------------------------------------------------------------------------
 
 
 def _linear(layer: Any, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -201,7 +209,7 @@ def _attention_heads(module: Any) -> int:
     return int(module.config.num_attention_heads)
 
 
-# --- inputs --------------------------------------------------------------------------------------------------------------
+# --- inputs -------------------------------------------------------------------------------------------------
 
 
 def tokens(rows: int = 3, length: int = 7) -> dict[str, Tensor]:
@@ -222,7 +230,7 @@ def speech() -> dict[str, Tensor]:
     return {"input_features": features, "decoder_input_ids": tokens(3, 4)["input_ids"]}
 
 
-# --- decoders that share LLaMA's parts -------------------------------------------------------------------------------------
+# --- decoders that share LLaMA's parts ----------------------------------------------------------------------
 
 _DECODER: dict[str, Any] = dict(
     vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
@@ -351,7 +359,7 @@ DECODERS = [
     _decoder("smollm3", tf.SmolLM3ForCausalLM, tf.SmolLM3Config, no_rope_layers=[1, 0, 1]),
 ]  # fmt: skip
 
-# --- decoders with parts of their own --------------------------------------------------------------------------------------
+# --- decoders with parts of their own -----------------------------------------------------------------------
 
 
 def _gpt2_query(module: Any, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -442,9 +450,7 @@ def _own(
 ) -> Family:
     rest.setdefault("scale", _fixed_scale)
     rest.setdefault("inputs", tokens)
-    return Family(
-        name=name, build=build, blocks=blocks, output=output, query=query, keys_values=keys_values, **rest
-    )
+    return Family(name=name, build=build, blocks=blocks, output=output, query=query, keys_values=keys_values, **rest)
 
 
 def _falcon(name: str, query: Query, keys_values: KeysValues, **settings: Any) -> Family:
@@ -471,7 +477,8 @@ def _gpt2(name: str, **settings: Any) -> Family:
     by_layer = settings.get("scale_attn_by_inverse_layer_idx", False)
     scale = 1.0 if settings.get("scale_attn_weights") is False else _FUSED_SCALE
     return _own(
-        name, lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**config)), "transformer.h.*.attn", "c_proj", _gpt2_query, _gpt2_kv,
+        name, lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**config)), "transformer.h.*.attn", "c_proj", _gpt2_query,
+        _gpt2_kv,
         scale=lambda m: scale / (m.layer_idx + 1 if by_layer else 1),
     )  # fmt: skip
 
@@ -512,7 +519,7 @@ OWN = [
     ),
 ]  # fmt: skip
 
-# --- encoders: text, image, speech ---------------------------------------------------------------------------------------
+# --- encoders: text, image, speech --------------------------------------------------------------------------
 
 _ENCODER: dict[str, Any] = dict(
     hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=HEADS
@@ -520,7 +527,8 @@ _ENCODER: dict[str, Any] = dict(
 _IMAGE: dict[str, Any] = dict(**_ENCODER, image_size=8, patch_size=4)
 _TEXT: dict[str, Any] = dict(**_ENCODER, **_IDS, max_position_embeddings=16)
 _BERT = dict(
-    output="..output.dense", query=_q("query", rotate=None), keys_values=_kv("key", "value", _attention_heads), generates=False
+    output="..output.dense", query=_q("query", rotate=None), keys_values=_kv("key", "value", _attention_heads),
+    generates=False,
 )  # fmt: skip
 _VIT = dict(
     output="o_proj", query=_q(rotate=None), keys_values=_kv(kv_heads=_attention_heads), inputs=pixels, generates=False
@@ -534,7 +542,8 @@ def _whisper() -> Any:
     return tf.WhisperForConditionalGeneration(
         tf.WhisperConfig(
             **_IDS, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=2, encoder_attention_heads=HEADS,
-            decoder_attention_heads=HEADS, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=6,
+            decoder_attention_heads=HEADS, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8,
+            max_source_positions=6,
             max_target_positions=16, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
         )
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The contract, points 1 and 2: exact identity at the start, and parity with a reference written from the formula.
 
-Every family, with random weights everywhere (norms and biases too), random prompts and random gates: at gate 0 even wrong
-keys would pass. Run one family with `pytest tests/contract/test_contract.py -k gpt_neox`.
+Every family, with random weights everywhere (norms and biases too), random prompts and random gates: at gate 0 even
+wrong keys would pass. Run one family with `pytest tests/contract/test_contract.py -k gpt_neox`.
 """
 
 from __future__ import annotations

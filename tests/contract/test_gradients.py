@@ -1,7 +1,7 @@
-"""The contract, point 3: every trainable learns, nothing else does, and remembering keys and values changes no gradient.
+"""The contract, point 3: every trainable learns, nothing else does, and remembering keys changes no gradient.
 
-LitGPT's cache once kept what a validation pass had computed, and its prompts silently stopped training. So each test here
-runs a pass without gradients first.
+LitGPT's cache once kept what a validation pass had computed, and its prompts silently stopped training. So each test
+here runs a pass without gradients first.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def test_checkpointing_equals_plain(name: str, layers_adapted: int, reentrant: b
         torch.testing.assert_close(checkpointed[key], plain[key], rtol=1e-5, atol=1e-7)
 
 
-# --- the cut: no graph below the first adapted layer -----------------------------------------------------------------------
+# --- the cut: no graph below the first adapted layer --------------------------------------------------------
 
 
 class RecordsGraph:
@@ -225,7 +225,7 @@ def test_norms_below_that_are_trained_too_get_gradients(mode: str) -> None:
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_gradients_reach_inputs_that_the_caller_wants_them_for(checkpointed: bool) -> None:
-    """A projector outside of the model (images as embeddings) learns through frozen layers, those below the adapter too."""
+    """A projector outside of the model (images as embeddings) learns through frozen layers, below the adapter too."""
     family = BY_NAME["llama-grouped"]
     model = attach(family, num_layers=1)
     if checkpointed:

@@ -1,4 +1,4 @@
-"""The contract, point 4: save, load, add, switch, disable, delete and unload give back what they should, bit for bit."""
+"""The contract, point 4: save, load, add, switch, disable, delete and unload give back the right bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_saved_and_loaded(family: Family, dtype: torch.dtype, tmp_path: Path) ->
         assert torch.equal(parameter, adapter_parameters(model)[name])
 
 
-@pytest.mark.parametrize("settings", [{"is_trainable": True}, {"low_cpu_mem_usage": True}, {"adapter_name": "x"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"is_trainable": True}, {"low_cpu_mem_usage": True}, {"adapter_name": "x"}], ids=str
+)
 @pytest.mark.parametrize("name", ["llama-grouped", "gptj", "falcon-new", "bert", "clip-both"])
 def test_ways_of_loading(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     family = BY_NAME[name]
@@ -130,7 +132,7 @@ def test_regular_expressions_that_match_everything_save_the_adapter_alone(tmp_pa
     assert torch.equal(outputs(family, back), outputs(family, model))
 
 
-# --- several adapters ----------------------------------------------------------------------------------------------------
+# --- several adapters ---------------------------------------------------------------------------------------
 
 TWO = ["llama-grouped", "gpt2", "gptj", "bloom", "falcon-new", "mpt", "bert", "vit"]
 

@@ -1,7 +1,7 @@
 """Remembered keys and values are never stale, whatever changed the prompts, the gates or the base, and however.
 
-Each test warms the cache, changes something, and compares with the reference made from the formula (or with a model that
-has never been run). Each starts in both kinds of pass, with gradients and without.
+Each test warms the cache, changes something, and compares with the reference made from the formula (or with a model
+that has never been run). Each starts in both kinds of pass, with gradients and without.
 """
 
 from __future__ import annotations
@@ -75,7 +75,15 @@ def one_gate_alone(model: PeftModel) -> None:
         layers(model)[-1][1].gate["default"][0] += 1e-3
 
 
-CHANGES = [in_place, through_data, replaced_data, replaced_parameters, state_dict_loaded, in_inference_mode, one_gate_alone]
+CHANGES = [
+    in_place,
+    through_data,
+    replaced_data,
+    replaced_parameters,
+    state_dict_loaded,
+    in_inference_mode,
+    one_gate_alone,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
@@ -124,7 +132,7 @@ class StepThroughData(torch.optim.Optimizer):
 def test_an_optimiser_that_raises_no_version_is_seen_without_looking_at_the_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a GPU the numbers are not compared in training, since that would synchronise: the step itself must be noticed."""
+    """On a GPU the numbers are not compared in training, which would synchronise: the step itself must be noticed."""
     from zerogate.adapters.prompt_cache import PromptCache
 
     monkeypatch.setattr(PromptCache, "_edited", staticmethod(lambda *args: False))
@@ -276,7 +284,7 @@ def test_inference_computes_once_per_adapter_and_remembers_each() -> None:
     assert counter.count == 2 * 3
 
 
-# --- copies ----------------------------------------------------------------------------------------------------------------
+# --- copies -------------------------------------------------------------------------------------------------
 
 
 @each_family

@@ -84,12 +84,13 @@ def test_trainer_trains_a_classifier_with_its_head(tmp_path: Path) -> None:
     assert any("classifier" in name for name in trainable) and any("zero_init" in name for name in trainable)
     generator = torch.Generator().manual_seed(0)
     rows = [
-        {"input_ids": torch.randint(3, VOCAB, (6,), generator=generator), "labels": torch.tensor(i % 3)} for i in range(12)
+        {"input_ids": torch.randint(3, VOCAB, (6,), generator=generator), "labels": torch.tensor(i % 3)}
+        for i in range(12)
     ]
     head: Tensor = next(p for n, p in model.named_parameters() if n in trainable and "classifier" in n).clone()
     arguments = tf.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, learning_rate=0.05, report_to=[], use_cpu=True,
-        save_strategy="no", logging_steps=1,
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, learning_rate=0.05, report_to=[],
+        use_cpu=True, save_strategy="no", logging_steps=1,
     )  # fmt: skip
     tf.Trainer(model=model, args=arguments, train_dataset=rows).train()
     assert not torch.equal(head, next(p for n, p in model.named_parameters() if n in trainable and "classifier" in n))
