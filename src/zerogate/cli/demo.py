@@ -8,6 +8,7 @@ recipes/demo.yaml.
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +101,7 @@ def demo(
         "pictures": pictures,
         "talk to it": f"zerogate chat --adapter {folder}",
         "look inside": f"zerogate inspect {folder}",
-        "ask one thing": f'zerogate generate "{after.rows[0].instruction}" --adapter {folder}',
+        "ask one thing": f"zerogate generate {_asked(after.rows[0])} --adapter {folder}",
         "see the data": f"zerogate preview {folder / 'recipe.yaml'}",
         "your own": f"copy {folder / 'recipe.yaml'}, put your base and data in it, and run zerogate train on it",
     }.items():
@@ -116,6 +117,11 @@ def _score(console: Console, model: Any, tokenizer: Any, questions: Sequence[dic
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(questions))
         return exact_match(model, tokenizer, questions, batch_size=64, progress=lambda done: bar.advance(task, done))
+
+
+def _asked(row: Answered) -> str:
+    """The question as words of a command line."""
+    return shlex.join([row.instruction, "--input", row.input] if row.input else [row.instruction])
 
 
 def _show(console: Console, rows: Sequence[Answered]) -> None:
