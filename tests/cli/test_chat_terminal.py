@@ -23,7 +23,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("terminal")
     base = make_base(root / "base", context=4096)
     slow = root / "slow.yaml"
-    slow.write_text("name: slow\ngreeting: I talk long.\nsampling: {temperature: 1.5, max_new_tokens: 3000}\n")
+    slow.write_text("name: slow\ngreeting: I talk long.\nsampling: {temperature: 0, max_new_tokens: 3000}\n")
     return {
         "base": base,
         "one": make_adapter(root / "one", base, 1),
