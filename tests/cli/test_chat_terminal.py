@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ class Terminal:
     def __init__(self, words: list[str], environment: dict[str, str]) -> None:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit a deaf one
             os.execve(sys.executable, [sys.executable, "-m", "zerogate.cli.main", *words], environment)
         self.seen = ""
 
