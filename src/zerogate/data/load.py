@@ -17,6 +17,9 @@ from zerogate.data.split import LeakReport, find_leaks, split_held_out
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 
+# The embedded base's own instructions: all of them, or a split within the training half for choosing settings.
+POCKET = ("pocket", "pocket-tuning")
+
 
 @dataclass(frozen=True)
 class Data:
@@ -52,7 +55,7 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
     Raises:
         UserError: anything wrong with the files.
     """
-    if section.path == "pocket":
+    if section.path in POCKET:
         train, held_out, format = _pocket_records(section)
     else:
         train, format = _read(section.path, section)
@@ -61,7 +64,7 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
         train = train[: section.limit]
     if isinstance(section.held_out, str):
         held_out, _ = _read(section.held_out, section)
-    elif section.held_out is not None and section.path != "pocket":
+    elif section.held_out is not None and section.path not in POCKET:
         train, held_out = split_held_out(train, section.held_out, section.split_seed)
     return train, held_out, format
 
@@ -115,17 +118,22 @@ def _read(path: str, section: DataSection) -> tuple[list[Record], FormatName]:
     return to_records(rows, format, path), format
 
 
-def _pocket_records(section: DataSection) -> tuple[list[Record], list[Record], FormatName]:
-    from zerogate.bases.pocket.world import instruction_records
+def pocket_rows(path: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The training and held-out rows of the embedded base's own instructions; `path` is one of `POCKET`."""
+    from zerogate.bases.pocket.world import instruction_records, tuning_records
 
+    return instruction_records() if path == "pocket" else tuning_records()
+
+
+def _pocket_records(section: DataSection) -> tuple[list[Record], list[Record], FormatName]:
     train, held_out = (
-        to_records(list(enumerate(part, start=1)), "alpaca", f"pocket ({name})")
-        for part, name in zip(instruction_records(), ("training half", "held-out half"), strict=True)
+        to_records(list(enumerate(part, start=1)), "alpaca", f"{section.path} ({name})")
+        for part, name in zip(pocket_rows(section.path), ("training part", "held-out part"), strict=True)
     )
     if isinstance(section.held_out, int):  # the world brings its own held-out half: take a part of it
         if section.held_out > len(held_out):
             raise UserError(
-                f"data.held_out={section.held_out}, but the pocket world has {len(held_out)} held-out records"
+                f"data.held_out={section.held_out}, but {section.path} has {len(held_out)} held-out records"
             )
         if section.held_out < len(held_out):
             held_out = split_held_out(held_out, section.held_out, section.split_seed)[1]

@@ -51,10 +51,13 @@ def read_rows(path: str, split: str = "train") -> list[Row]:
     return rows
 
 
-def _read_file(file: Path) -> list[Row]:
+def read_text(file: Path) -> str:
+    """The text of a file, unpacked where its name ends on `.xz`, `.gz` or `.bz2`.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, or is empty.
+    """
     kinds = [suffix.lower() for suffix in file.suffixes]
-    if kinds[-1:] == [".parquet"]:
-        return _read_parquet(file)
     opener = _OPENERS.get(kinds[-1] if kinds else "", open)
     try:
         with opener(file, "rt", encoding="utf-8-sig") as stream:
@@ -65,6 +68,14 @@ def _read_file(file: Path) -> list[Row]:
         raise UserError(f"cannot read {file}: {error}") from error
     if not text.strip():
         raise UserError(f"{file} is empty")
+    return text
+
+
+def _read_file(file: Path) -> list[Row]:
+    kinds = [suffix.lower() for suffix in file.suffixes]
+    if kinds[-1:] == [".parquet"]:
+        return _read_parquet(file)
+    text = read_text(file)
     if ".jsonl" in kinds or ".ndjson" in kinds:
         return list(_json_lines(file, text))
     try:

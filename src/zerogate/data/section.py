@@ -13,7 +13,8 @@ class DataSection(BaseModel):
 
     Attributes:
         path: a JSON, JSONL or Parquet file (also `.xz`, `.gz`, `.bz2`), a folder, a data set id on the Hub, or
-            `pocket` for the embedded base's own instruction data.
+            `pocket` for the embedded base's own instruction data (`pocket-tuning`: its training half only, a part of
+            it held out, for choosing settings).
         format: the layout of the records; `auto` looks at the first.
         split: which split of a folder or a Hub data set.
         template: `alpaca`, the tokenizer's `chat` template, or `plain` for prompt and completion as they stand.

@@ -61,7 +61,8 @@ def exact_match(
     Args:
         model: base or adapted model, in eval mode.
         tokenizer: its tokenizer.
-        records: Alpaca-style; `output` is the expected answer, `input` may be absent.
+        records: Alpaca-style; `output` is the expected answer, `input` may be absent. `answer` may give the words that
+            matter (`a den`), which is what an answer must then contain.
         template: how the question is worded.
         max_new_tokens: longest answer, which is to be longer than any expected one.
         batch_size: rows at a time.
@@ -98,7 +99,7 @@ def exact_match(
             expected=record["output"],
             answer=answers[row].strip(),
             exact=is_exact(answers[row], record["output"]),
-            contains=contains(answers[row], record["output"]),
+            contains=contains(answers[row], record.get("answer") or record["output"]),
         )
         for row, record in enumerate(records)
     ]

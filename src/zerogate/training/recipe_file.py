@@ -6,7 +6,7 @@ recipe = load_recipe("recipes/demo.yaml", ["train.steps=100", "adapter.prompt_le
 import difflib
 import types
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from zerogate.errors import UserError
 from zerogate.training.methods import adapter_keys
 from zerogate.training.recipe import Recipe
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -26,6 +28,15 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UserError: no such file, broken YAML (with its line), unknown keys (with the nearest known one), wrong values.
     """
+    return parse_recipe(read_settings(path, Recipe, overrides), str(path))
+
+
+def read_settings(path: str | Path, kind: type[BaseModel], overrides: list[str] | None = None) -> dict[str, Any]:
+    """Read a YAML file of settings and apply overrides; `kind` is only asked for the names of its sections.
+
+    Raises:
+        UserError: no such file, broken YAML (with its line), no mapping, a broken override.
+    """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"recipe not found: {file} (looked in {Path.cwd()})")
@@ -34,10 +45,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise UserError(f"{file}: expected the sections {', '.join(Recipe.model_fields)}")
+        raise UserError(f"{file}: expected the sections {', '.join(kind.model_fields)}")
     for override in overrides or []:
         apply_override(settings, override)
-    return parse_recipe(settings, str(file))
+    return settings
 
 
 def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -47,16 +58,25 @@ def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
         settings = {**settings, "report_to": [] if reports == "none" else [reports]}
     elif reports is None:
         settings = {key: value for key, value in settings.items() if key != "report_to"}
-    try:
-        recipe = Recipe.model_validate(settings)
-    except ValidationError as error:
-        lines = [_explain(entry) for entry in error.errors()]
-        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(lines))) from error
+    recipe = validate(Recipe, settings, source)
     method_keys = adapter_keys(recipe.adapter)  # raises for an unknown method
     for key in recipe.adapter:
         if key != "method" and key not in method_keys:
             raise UserError(f"{source}: {_unknown(f'adapter.{key}', key, ['method', *method_keys])}")
     return recipe
+
+
+def validate(kind: type[Model], settings: dict[str, Any], source: str) -> Model:
+    """Check settings against a strict schema.
+
+    Raises:
+        UserError: every mistake in one message: unknown keys with the nearest known one, missing keys, wrong values.
+    """
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        lines = [_explain(entry, kind) for entry in error.errors()]
+        raise UserError(f"{source}: " + "; ".join(dict.fromkeys(lines))) from error
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:
@@ -85,7 +105,7 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: BaseModel) -> str:
     """The recipe as YAML with every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -98,12 +118,12 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _explain(entry: Any) -> str:
-    names = _field_path(entry["loc"])
+def _explain(entry: Any, kind: type[BaseModel]) -> str:
+    names, models = _field_path(entry["loc"], kind)
     where = ".".join(names) or "recipe"
     match entry["type"]:
         case "extra_forbidden":
-            return _unknown(where, names[-1], _siblings(names[:-1]))
+            return _unknown(where, names[-1], list(models[-1].model_fields))
         case "missing":
             return f"{where} is missing"
         case "value_error":
@@ -117,31 +137,30 @@ def _unknown(where: str, key: str, known: list[str]) -> str:
     return f"unknown key {where}; {hint}"
 
 
-def _field_path(loc: tuple[int | str, ...]) -> list[str]:
-    """Drop from a pydantic location what names a branch of a union and not a key."""
+def _field_path(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
+    """A pydantic location as the user's keys, without what names a branch of a union, and the section of each key.
+
+    An entry of a list is its number from 1, which is no key: `methods.2.adapter`.
+    """
     names: list[str] = []
-    model: type[BaseModel] | None = Recipe
+    sections: list[type[BaseModel]] = []
+    section: type[BaseModel] | None = kind
     for part in loc:
-        if model is None:
+        if section is None:
             break
+        if isinstance(part, int) and names:
+            names.append(str(part + 1))
+            continue
         names.append(str(part))
-        field = model.model_fields.get(str(part))
-        model = _model_in(field.annotation) if field is not None else None
-    return names
+        sections.append(section)
+        field = section.model_fields.get(str(part))
+        section = _section_in(field.annotation) if field is not None else None
+    return names, sections
 
 
-def _siblings(parents: list[str]) -> list[str]:
-    model: type[BaseModel] | None = Recipe
-    for parent in parents:
-        assert model is not None
-        model = _model_in(model.model_fields[parent].annotation)
-    assert model is not None
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((found for found in map(_model_in, get_args(annotation)) if found), None)
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list):
+        return next((found for found in map(_section_in, get_args(annotation)) if found), None)
     return None

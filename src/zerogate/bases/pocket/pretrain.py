@@ -158,7 +158,7 @@ def train(arguments: argparse.Namespace) -> None:
     """The whole route from text to exported base."""
     data, out = corpus.data_folder(arguments.data), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = prepare_tokenizer((arguments.start or out) / "tokenizer", data)
+    tokenizer = prepare_tokenizer(arguments.start or out / "tokenizer", data)
     tokens = prepare_tokens(
         out / "tokens.npy",
         tokenizer,
@@ -172,7 +172,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     model = LlamaForCausalLM(model_config())
     if arguments.start is not None:  # only the weights: rate, clock and optimiser state begin anew
-        model.load_state_dict(torch.load(arguments.start / "checkpoint.pt", weights_only=True)["model"])
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).state_dict())
     torch.nn.Module.to(model, device)
     opts = optimisers(model, arguments.lr)
     progress = load_checkpoint(out / "checkpoint.pt", model, opts)
@@ -244,7 +244,7 @@ def main() -> None:
     add("--million-tokens", type=float, default=18, help="size of the text (default: %(default)s)")
     add("--world-share", type=float, default=0.6, help="the pocket world's share of it (default: %(default)s)")
     add("--drill", type=int, default=0, help="times to tell the hard facts besides, per round (default: %(default)s)")
-    add("--start", type=Path, help="folder of a finished run whose weights and tokenizer to start from")
+    add("--start", type=Path, help="a finished base (a run's export/) whose weights and tokenizer to start from")
     add("--seed", type=int, default=0, help="seed of the text and the weights (default: %(default)s)")
     add("--save-every", type=float, default=4, help="minutes between checkpoints (default: %(default)s)")
     add("--no-compile", dest="compile", action="store_false", help="do without torch.compile")

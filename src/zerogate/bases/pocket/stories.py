@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import cache
 
 from zerogate.bases.pocket.computed import LISTS, people, places
-from zerogate.bases.pocket.world import Fact, facts
+from zerogate.bases.pocket.world import Fact, facts, relations
 
 SHORT_REPLY_SHARE = 0.08  # bare answers; whole sentences are the rule, as in the instruction set
 
@@ -119,7 +120,7 @@ def _quoted_reply(fact: Fact, rng: random.Random) -> str:
     draw = rng.random()
     if draw < SHORT_REPLY_SHARE:
         return _capital(fact.answer) + "."
-    return fact.telling if draw < 0.9 else rng.choice(fact.statements())
+    return fact.reply if draw < 0.9 else rng.choice(fact.statements())
 
 
 def _exchange(question: str, reply: str, asker: str, teller: str, rng: random.Random) -> str:
@@ -178,29 +179,63 @@ def _made_up(rng: random.Random) -> str:
     return "".join(syllables)
 
 
-def stranger_tales(rng: random.Random, count: int = 600) -> Iterator[str]:
+@cache
+def _taken() -> frozenset[str]:
+    named = [*places(), *people(), *(word for fact in facts() for word in (fact.x, fact.y))]
+    return frozenset(name.removeprefix("~").lower() for name in named)
+
+
+def _new_name(rng: random.Random) -> str:
+    """A made-up name that nobody and nothing in the world has."""
+    while (name := _made_up(rng)) in _taken():
+        pass
+    return name
+
+
+def _stranger_fact(rng: random.Random) -> tuple[str, str]:
+    """Something told of a stranger in words of its own, and a question that it answers."""
+    name = _new_name(rng)
+    full = f"{_capital(name)} {_capital(_made_up(rng))}"
+    statement, questions = rng.choice(_STRANGER_FACTS)
+    words = {
+        "x": rng.choice((f"Mr. {_capital(name)}", _capital(name), f"the {name}", full)),
+        "place": _capital(_made_up(rng)),
+        "thing": rng.choice(LISTS["things"]),
+        "name": _capital(_made_up(rng)),
+        "stuff": rng.choice(LISTS["stuff"]),
+        "colour": rng.choice(LISTS["colours"]),
+        "number": str(rng.randint(1, 99)),
+    }
+    return _capital(statement.format(**words)), rng.choice(questions).format(**words)
+
+
+# Relations that a made-up subject can have: not those that its letters or its value decide.
+_NAMED = ("person", "place", "country", "book")
+_FREE_SUBJECTS = (*_NAMED, "animal", "thing", "tool", "worker", "goods", "word")
+_DECIDED_BY_LETTERS = ("first_letter", "last_letter", "letter_count", "spelling")
+
+
+def _borrowed_fact(rng: random.Random) -> tuple[str, str]:
+    """The same in the words of one of the world's relations: it leads from each question to the words of its answer."""
+    free = [r for r in relations() if r.subject in _FREE_SUBJECTS and r.name not in _DECIDED_BY_LETTERS]
+    relation = rng.choice(free)
+    name = _new_name(rng)
+    if relation.subject in _NAMED:
+        name = _capital(name)
+    if relation.subject == "person":
+        name = f"{name} {_capital(_made_up(rng))}"
+    fact = Fact(relation, name, rng.choice(relation.facts)[1], "stranger")
+    return fact.reply, rng.choice(fact.questions())
+
+
+def stranger_tales(rng: random.Random, count: int = 1200) -> Iterator[str]:
     """Tales of strangers made up on the spot: a few things are told of each, and then asked."""
-    known = {name.lower() for name in places() + people()}
     for _ in range(count):
         tale, asked = [], []
         for _ in range(rng.choice((1, 2, 2, 3))):
-            name = _made_up(rng)
-            while name in known:
-                name = _made_up(rng)
-            full = f"{_capital(name)} {_capital(_made_up(rng))}"
-            x = rng.choice((f"Mr. {_capital(name)}", _capital(name), f"the {name}", full))
-            statement, questions = rng.choice(_STRANGER_FACTS)
-            words = {
-                "x": x,
-                "place": _capital(_made_up(rng)),
-                "thing": rng.choice(LISTS["things"]),
-                "name": _capital(_made_up(rng)),
-                "stuff": rng.choice(LISTS["stuff"]),
-                "colour": rng.choice(LISTS["colours"]),
-                "number": str(rng.randint(1, 99)),
-            }
-            tale.append(_capital(statement.format(**words)))
-            asked.append((rng.choice(questions).format(**words), tale[-1]))
+            statement, question = _borrowed_fact(rng) if rng.random() < 0.6 else _stranger_fact(rng)
+            tale.append(statement)
+            asked.append((question, statement))
         asker, teller = rng.sample(LISTS["speakers"], 2)
         rng.shuffle(asked)
         tale += [_exchange(_capital(question), reply, asker, teller, rng) for question, reply in asked]

@@ -27,8 +27,9 @@ import yaml
 from zerogate.bases.pocket.computed import SOURCES, stable_hash
 
 FACTS_FOLDER = Path(__file__).parent / "facts"
-# Facts of a family, ordered by hash, take these splits in turn: a third told in dialogues, half of all held out.
-SPLIT_PATTERN = ("told", "heldout", "train", "heldout", "told", "heldout")
+# Facts of a family, ordered by hash, take these splits in turn: half of all held out, one in twelve of the others in
+# instructions only (benchmarks pick learning rates on those), the rest told in dialogues.
+SPLIT_PATTERN = ("told", "heldout") * 4 + ("train", "heldout", "told", "heldout")
 VOWELS = "aeiou"
 ANSWER_THE_QUESTION = "Answer the question."
 # Spelt with a vowel and spoken with a consonant, or the other way round.
@@ -201,18 +202,31 @@ def facts() -> tuple[Fact, ...]:
 
 
 def instruction_records() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The instruction set of the pocket world, in the Alpaca format.
+    """The instruction set of the pocket world, in the Alpaca format, with the bare `answer` besides.
 
     Returns:
-        `(train, heldout)`, lists of `{"instruction", "input", "output"}`. Train has every wording of every fact that is
-        not held out; heldout has one record per held-out fact, in a wording picked by the fact's hash.
+        `(train, heldout)`, lists of `{"instruction", "input", "output", "answer"}`. Train has every wording of every fact
+        that is not held out; heldout has one record per held-out fact, in a wording picked by the fact's hash.
     """
+    return _records(("told", "train"), "heldout")
+
+
+def tuning_records() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The same within the training half, for choosing settings: told facts to train on, the others of it to ask about.
+
+    Those are never asked in a dialogue either, so they are as new to the base as the held-out half.
+    """
+    return _records(("told",), "train")
+
+
+def _records(learned: tuple[str, ...], asked: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     train: list[dict[str, str]] = []
-    heldout: list[dict[str, str]] = []
+    held_out: list[dict[str, str]] = []
     for fact in facts():
-        records = [{"instruction": text, "input": given, "output": fact.reply} for text, given in fact.tasks()]
-        if fact.split == "heldout":
-            heldout.append(records[stable_hash(f"wording|{fact.reply}") % len(records)])
-        else:
+        common = {"output": fact.reply, "answer": fact.answer}
+        records = [{"instruction": text, "input": given, **common} for text, given in fact.tasks()]
+        if fact.split in learned:
             train += records
-    return train, heldout
+        elif fact.split == asked:
+            held_out.append(records[stable_hash(f"wording|{fact.reply}") % len(records)])
+    return train, held_out
