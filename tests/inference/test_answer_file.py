@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny_base import make_adapter, make_base
 
+from zerogate.data import jsonl
 from zerogate.errors import UserError
 from zerogate.inference import BASE, Engine, Sampling
-from zerogate.inference import batch as batch_module
 from zerogate.inference.batch import answer_file
 
 ROWS: list[dict[str, Any]] = [
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_whole_lines_or_a_torn_last_one(
             raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_module.os, "fsync", full)
+        patch.setattr(jsonl.os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             run(engine, source, "full.jsonl")
     assert run(engine, source, "full.jsonl") == whole

@@ -39,6 +39,7 @@ def decode_batch(
     max_new_tokens: int,
     repetition_penalty: float = 1.0,
     min_new_tokens: int = 0,
+    num_beams: int = 1,
     stop: Sequence[str] = (),
     **extra: Any,
 ) -> list[list[int]]:
@@ -51,6 +52,7 @@ def decode_batch(
         max_new_tokens: longest answer.
         repetition_penalty: above 1 makes tokens that have been seen less likely.
         min_new_tokens: an answer may not end before it has so many.
+        num_beams: width of a beam search; 1 is greedy.
         stop: strings that end a row once its answer contains one.
         **extra: for `generate`: `logits_processor`, `stopping_criteria`, `streamer`, `adapter_names`.
 
@@ -77,6 +79,7 @@ def decode_batch(
     ends = end_tokens(model, tokenizer)
     config = GenerationConfig(
         do_sample=False,
+        num_beams=num_beams,
         max_new_tokens=max_new_tokens if limit is None else min(max_new_tokens, limit - longest),
         min_new_tokens=min_new_tokens or None,
         repetition_penalty=repetition_penalty,

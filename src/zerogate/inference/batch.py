@@ -8,7 +8,6 @@ crash is made again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.formats import detect_format, to_records
+from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
 from zerogate.data.read import read_rows
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
@@ -94,9 +94,7 @@ def answer_file(
         for start in range(done, len(rows), batch_size):
             batch = range(start, min(start + batch_size, len(rows)))
             lines = _answer_rows(engine, batch, rows, prompts, adapters, sampling, decoding, set(long))
-            file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+            append_lines(file, lines)
             if progress is not None:
                 progress(batch.stop, len(rows))
     return Written(len(rows), done, len(long))
@@ -162,31 +160,16 @@ def _adapter(number: int, row: dict[str, Any], default: str | None, engine: Engi
 
 def _resume(target: Path, rows: list[tuple[int, dict[str, Any]]], decoding: dict[str, Any]) -> int:
     """Check what an earlier run wrote, cut a torn last line off, and return how many rows are done."""
-    content = target.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    lines = content[:whole].splitlines()
     anew = "choose another --out, or pass --overwrite to begin anew"
+    lines = whole_lines(target)
     if len(lines) > len(rows):
         raise UserError(f"{target} has {len(lines)} rows, the input only {len(rows)}; {anew}")
-    for n, text in enumerate(lines):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{target}, line {n + 1} is not valid JSON, so it is not an output to go on with; {anew}"
-            ) from error
+    for n, line in enumerate(lines):
         number, record = rows[n]
         # Through JSON and back, as the written row went: a Parquet row may hold what JSON knows only as text.
-        if not isinstance(line, dict) or line.get(ROW) != number or line.get(RECORD) != json.loads(json.dumps(record)):
+        if line.get(ROW) != number or line.get(RECORD) != json.loads(json.dumps(record)):
             raise UserError(f"{target}, line {n + 1} answers another row than the input has there; {anew}")
-        if line.get(DECODING) != decoding:
-            old = line.get(DECODING) or {}
-            changed = sorted(key for key in {*old, *decoding} if old.get(key) != decoding.get(key))
-            raise UserError(
-                f"{target} was made with other settings "
-                f"({', '.join(f'{key}: {old.get(key)} -> {decoding.get(key)}' for key in changed)}); {anew}"
-            )
-    if whole < len(content):
-        with target.open("r+b") as file:
-            file.truncate(whole)
+        if changed := changed_settings(line.get(DECODING), decoding):
+            raise UserError(f"{target} was made with other settings ({changed}); {anew}")
+    cut_torn_line(target)
     return len(lines)

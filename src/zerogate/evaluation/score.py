@@ -1,0 +1,125 @@
+"""Score predictions that are already there: rows with `response` and `label`, or responses beside a file of labels.
+
+task = find_task("gsm8k")
+rows = score_file(task, "predictions.jsonl")
+print(total(rows).as_dict())            # {"n": 1319, "compat": 0.375, "strict": 0.376, "unanswered": 12}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zerogate.data.read import read_rows
+from zerogate.errors import UserError
+from zerogate.evaluation.scorers import Verdict
+from zerogate.evaluation.tasks import Task, missing_columns, read_label, read_questions
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy over a set.
+
+    Attributes:
+        n: responses scored.
+        compat: share of right ones by the authors' rules, 0 to 1.
+        strict: share of right ones by ours, 0 to 1; an unanswered question is not right.
+        unanswered: how many gave no answer that strict could take.
+    """
+
+    n: int
+    compat: float
+    strict: float
+    unanswered: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self)
+
+
+def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -> list[dict[str, Any]]:
+    """Judge every row of a predictions file.
+
+    Args:
+        task: whose rules hold.
+        path: JSON lines (or any file `read_rows` knows) with `response`, and `label` unless `labels` is given.
+        labels: the task's own data file, or rows with `label`; row n is the label of response n.
+
+    Returns:
+        The rows with `label` in its one spelling and the verdict's fields added.
+
+    Raises:
+        UserError: malformed or empty files, a missing column (named), a response that is not text or a label of the
+            wrong type (with the row), or files of different length.
+    """
+    numbered = read_rows(str(path))
+    responses = [_response(row, f"{path}, row {number}", "response" if labels else None) for number, row in numbered]
+    if labels is None:
+        wanted = [read_label(task, row["label"], f"{path}, row {number}") for number, row in numbered]
+    else:
+        wanted = _labels(task, labels)
+    if len(responses) != len(wanted):
+        raise UserError(
+            f"{path} has {len(responses)} responses and {labels} {len(wanted)} labels: they must be of one set, in the "
+            "same order"
+        )
+    judged = score_responses(task, responses, wanted)
+    return [
+        row | {"label": label} | verdict_fields(verdict)
+        for (_, row), label, verdict in zip(numbered, wanted, judged, strict=True)
+    ]
+
+
+def score_responses(task: Task, responses: Sequence[str], labels: Sequence[Any]) -> list[Verdict]:
+    """Judge responses that are in memory.
+
+    Raises:
+        UserError: different numbers of responses and labels, or a label of the wrong type (with its row).
+    """
+    if len(responses) != len(labels):
+        raise UserError(f"there are {len(responses)} responses, but {len(labels)} labels")
+    return [
+        task.scorer.judge(response, read_label(task, label, f"row {row}"))
+        for row, (response, label) in enumerate(zip(responses, labels, strict=True), start=1)
+    ]
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a row of predictions says of its response."""
+    return asdict(verdict)
+
+
+def total(rows: Iterable[Mapping[str, Any]]) -> Score:
+    """Add judged rows up."""
+    rows = list(rows)
+    n = len(rows)
+    right = [sum(bool(row[name]) for row in rows) for name in ("compat", "strict")]
+    unanswered = sum(row["extracted_strict"] is None for row in rows)
+    return Score(n, right[0] / n, right[1] / n, unanswered)
+
+
+def _response(row: dict[str, Any], where: str, only: str | None) -> str:
+    missing = [name for name in ("response", "label") if name not in row and only in (None, name)]
+    if missing:
+        hint = "; labels of their own go with --labels FILE" if missing == ["label"] else ""
+        raise UserError(f"{where}: {missing_columns(missing, row)}{hint}")
+    response = row["response"]
+    if response is None:  # `zerogate generate --skip-long` writes this for a prompt without room for an answer
+        return ""
+    if not isinstance(response, str):
+        raise UserError(f"{where}: the response is {type(response).__name__}, not text")
+    return response
+
+
+def _labels(task: Task, path: str | Path) -> list[str]:
+    # ScienceQA's file is no list of rows, so only the task can read it; a list may be of labels alone.
+    if Path(path).is_file() and task.rows is read_rows:
+        numbered = read_rows(str(path))
+        if "label" in numbered[0][1]:
+            missing = next((number for number, row in numbered if "label" not in row), None)
+            if missing is not None:
+                raise UserError(f"{path}, row {missing}: no column 'label'")
+            return [read_label(task, row["label"], f"{path}, row {number}") for number, row in numbered]
+    return [question.label for question in read_questions(task, path)]
