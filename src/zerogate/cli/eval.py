@@ -1,0 +1,261 @@
+"""`zerogate eval`: ask a model the questions of test sets, score its answers. The work is in `zerogate.evaluation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zerogate.cli import options
+from zerogate.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zerogate.data.leaks import LeakCheck
+    from zerogate.evaluation.evaluate import TaskResult
+    from zerogate.evaluation.tasks import Question, Task
+    from zerogate.inference import Engine
+
+EPILOG = """[bold]Examples[/]
+
+zerogate eval --task gsm8k --data gsm8k_test.jsonl --model runs/base
+
+zerogate eval -t addsub -d AddSub_test.json -t svamp -d SVAMP_test.json -m pocket -a runs/demo
+
+zerogate eval -t svamp -d SVAMP_test.json -a runs/math --train-data asdiv.json --allow-leak svamp
+
+zerogate eval --harness my_task --include-path tasks/ -m pocket -a runs/demo
+
+Stopped? The same command goes on where it stopped.
+"""
+
+
+def eval(
+    task: Annotated[
+        list[str] | None, typer.Option("--task", "-t", help="A task, such as gsm8k; may be given several times.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", "-d", metavar="FILE", help="Its test set; one for each --task.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            "--base",
+            "-b",
+            metavar="NAME",
+            help="The base: folder, Hub id or pocket. By default the one that the adapter was made for, else pocket.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", "-a", metavar="FOLDER", help="An adapter's folder, or a run's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where predictions and results go. Default: runs/eval/NAME.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time; it changes no answer.")] = 8,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. Default: the task's, mostly 4.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens. Default: the task's, 256 for math, else 32.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
+    template: options.Template = "auto",
+    train_data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Look for the questions in this training file, too; several times."),
+    ] = None,
+    allow_leak: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Go on although questions of this task stand in the training data."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew instead of going on.")] = False,
+    skip_long: Annotated[
+        bool, typer.Option("--skip-long", help="Count questions without room for an answer as unanswered.")
+    ] = False,
+    harness: Annotated[
+        str | None, typer.Option(metavar="TASKS", help="Also, or only: lm-evaluation-harness's tasks, with commas.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A folder of task files for --harness.")
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    quantization: options.Quantization = None,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Ask a model the questions of test sets and score its answers.
+
+    Each task is scored by two rules side by side: the authors' (compat) and
+    ours (strict). Every prediction is saved; without --adapter the base alone
+    answers. Test questions that stand in the training data stop the run.
+    """
+    if not task and harness is None:
+        raise UserError("name something to evaluate: --task gsm8k --data FILE, or --harness TASKS")
+    if len(task or []) != len(data or []):
+        raise UserError(f"each --task wants its --data: there are {len(task or [])} tasks and {len(data or [])} files")
+    from rich.console import Console
+
+    from zerogate.evaluation.tasks import find_task, read_questions
+
+    errors = Console(stderr=True, highlight=False)
+    tasks = [find_task(name) for name in task or []]
+    if twice := {found.name for found in tasks if tasks.count(found) > 1}:
+        raise UserError(f"the task {', '.join(sorted(twice))} is named twice; evaluate one file of it at a time")
+    allowed = {find_task(name).name for name in allow_leak or []}
+    sets = [read_questions(found, file, limit) for found, file in zip(tasks, data or [], strict=True)]
+    leaks = _check_leaks(tasks, sets, adapter, model, train_data or [], allowed, errors)
+
+    adapters = options.named_adapters([str(adapter)] if adapter else None)
+    engine, base = options.load_engine(model, adapters, dtype, device, quantization, allow_pickle)
+    name = next(iter(adapters), "".join(letter if letter.isalnum() else "_" for letter in Path(base).name))
+    folder = out or Path("runs") / "eval" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {"base": base, "adapter": str(adapter) if adapter else None, "dtype": dtype}
+    settings: dict[str, Any] = {
+        "template": engine.template_for() if template == "auto" else template,
+        "batch_size": batch_size, "num_beams": num_beams, "max_new_tokens": max_new_tokens,
+        "overwrite": overwrite, "skip_long": skip_long,
+        "models": models,
+    }  # fmt: skip
+    results = [
+        _ask(engine, found, questions, folder / f"{found.name}.jsonl", settings, errors)
+        for found, questions in zip(tasks, sets, strict=True)
+    ]
+    report: dict[str, Any] = _report(results, leaks, data or [], models, adapter, limit)
+    if harness is not None:
+        from zerogate.evaluation.harness import run_harness
+
+        names = [part.strip() for part in harness.split(",") if part.strip()]
+        report["harness"] = run_harness(
+            engine.model, engine.tokenizer, names, include_path=include_path, limit=limit, batch_size=batch_size
+        )
+    from zerogate.evaluation.write import write_results
+
+    write_results(folder / "results.json", report)
+    _show(results, leaks, report.get("harness"))
+    errors.print(f"Predictions and results.json are in {folder}.")
+
+
+def _check_leaks(
+    tasks: list[Task],
+    sets: list[list[Question]],
+    adapter: Path | None,
+    model: str | None,
+    files: list[Path],
+    allowed: set[str],
+    errors: Console,
+) -> dict[str, LeakCheck]:
+    """Compare test sets with the training files named, and with what the adapter's or the model's run recorded."""
+    from zerogate.data.leaks import find_near_duplicates, recorded_training, refuse_leaks, training_questions
+
+    known = [question for file in files for question in training_questions(str(file))]
+    checked = bool(files)
+    for folder in (adapter, Path(model) if model else None):
+        recorded = recorded_training(folder.expanduser()) if folder is not None else None
+        if recorded is None:
+            continue
+        if recorded[1] is None:
+            errors.print(f"[yellow]The training data {recorded[0]} is not here: not checked for leaks.[/]")
+            continue
+        known += recorded[1]
+        checked = True
+    if not checked:
+        return {}
+    found: dict[str, LeakCheck] = {}
+    for task, questions in zip(tasks, sets, strict=True):
+        check = find_near_duplicates(known, [f"{item.instruction}\n{item.input}" for item in questions])
+        refuse_leaks(task.name, check, allowed)
+        errors.print(f"{task.name}: {check.line()}.")
+        if check.leaks:
+            errors.print(check.pairs(), markup=False, style="yellow")
+        found[task.name] = check
+    return found
+
+
+def _ask(
+    engine: Engine, task: Task, questions: list[Question], file: Path, settings: dict[str, Any], errors: Console
+) -> TaskResult:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from zerogate.evaluation.evaluate import evaluate_task
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        shown = bar.add_task(task.name, total=None)
+        try:
+            return evaluate_task(
+                engine.model, engine.tokenizer, task, questions, predictions=file, **settings,
+                progress=lambda done, total: bar.update(shown, completed=done, total=total),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            errors.print(f"Stopped. The rows in {file} are whole; the same command goes on from there.")
+            raise
+
+
+def _report(
+    results: list[TaskResult],
+    leaks: dict[str, LeakCheck],
+    files: list[Path],
+    models: dict[str, Any],
+    adapter: Path | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    """What `results.json` holds: accuracies, and all it takes to get them again."""
+    from zerogate.evaluation.evaluate import mean_accuracy
+    from zerogate.training.run_folder import versions
+
+    tasks = {
+        result.task: result.score.as_dict()
+        | {"data": str(file), "decoding": result.decoding, "predictions": f"{result.task}.jsonl"}
+        | {"near_duplicates": len(leaks[result.task].leaks) if result.task in leaks else None}
+        for result, file in zip(results, files, strict=True)
+    }
+    report: dict[str, Any] = {"models": models, "limit": limit, "tasks": tasks}
+    if results:
+        report["mean"] = dict(zip(("compat", "strict"), mean_accuracy(results), strict=True))
+    # Beam search draws nothing; what chance there was, was in the training.
+    return report | {"seeds": {"decoding": None, "training": _training_seed(adapter)}, "versions": versions()}
+
+
+def _training_seed(adapter: Path | None) -> int | None:
+    import yaml
+
+    for folder in (adapter, adapter.parent) if adapter is not None else ():
+        if (folder / "recipe.yaml").is_file():
+            recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            return recipe["train"].get("seed") if isinstance(recipe, dict) and "train" in recipe else None
+    return None
+
+
+def _show(results: list[TaskResult], leaks: dict[str, LeakCheck], harness: dict[str, Any] | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from zerogate.evaluation.evaluate import mean_accuracy
+
+    console = Console(highlight=False)
+    if results:
+        table = Table("task", show_footer=len(results) > 1)
+        table.columns[0].footer = "mean"
+        means = mean_accuracy(results)
+        for name, footer in (("n", ""), *zip(("compat", "strict"), (f"{mean:.1%}" for mean in means), strict=True)):
+            table.add_column(name, footer, justify="right")
+        table.add_column("unanswered", justify="right")
+        table.add_column("seen in training", justify="right")
+        for result in results:
+            seen = str(len(leaks[result.task].leaks)) if result.task in leaks else "not checked"
+            shares = (f"{result.compat:.1%}", f"{result.strict:.1%}")
+            table.add_row(result.task, f"{result.n:,}", *shares, f"{result.unanswered:,}", seen)
+        console.print(table)
+    if harness is not None:
+        table = Table("lm-eval task", "metric", "value")
+        for name, metrics in harness["results"].items():
+            for metric, value in metrics.items():
+                if isinstance(value, float):
+                    table.add_row(name, metric, f"{value:.4f}")
+        console.print(table)
