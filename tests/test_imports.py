@@ -1,6 +1,6 @@
 """Dependencies run one way. Every import in src/zerogate is read from the source, also those inside functions.
 
-adapters <- bases <- vision, data <- training, evaluation, tools <- inference <- serving <- cli
+adapters <- bases <- vision, data <- training, evaluation, tools <- inference, comparison <- serving <- cli
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ RANK = {
     "evaluation": 4,
     "tools": 4,
     "inference": 5,
+    "comparison": 5,
     "serving": 6,
     "cli": 7,
 }

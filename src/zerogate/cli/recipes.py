@@ -13,8 +13,8 @@ def find_recipe(given: Path) -> Path:
 
     So `zerogate train recipes/demo.yaml` and `zerogate train demo` work outside the repository too.
     """
-    known = {file.stem: file for folder in _folders() for file in folder.glob("*.yaml")}
-    in_its_place = given.parent in (Path(), Path("recipes"))
+    known = {file.stem: file for folder in _folders() for file in folder.rglob("*.yaml")}
+    in_its_place = given.parent in (Path(), Path("recipes"), Path("recipes/compare"))
     return known[given.stem] if not given.is_file() and in_its_place and given.stem in known else given
 
 

@@ -1,7 +1,6 @@
 """TRL's `SFTTrainer`, with what a run of ours needs on top: a loss over learned positions only, exact held-out
-loss, checkpoints that are whole
-or absent and restore bit for bit, a seeded order with little padding, and a stop at the first loss or gradient that
-is not finite.
+loss, checkpoints that are whole or absent and restore bit for bit, a seeded order with little padding, and a stop at
+the first loss or gradient that is not finite.
 """
 
 import shutil
@@ -27,6 +26,10 @@ from zerogate.training.held_out import HeldOut, held_out_loss, output_head
 from zerogate.training.loss import summed_loss
 
 _WEIGHTS = "trained.safetensors"
+
+
+class Diverged(UserError):
+    """The loss or the gradient is no longer finite: the settings, not the files, are at fault."""
 
 
 class EpochSampler(Sampler[int]):
@@ -130,7 +133,7 @@ class ZerogateTrainer(SFTTrainer):
             return
         last = checkpoints.newest(self.zg_checkpoints)
         kept = f"the last good checkpoint is {last[1]}" if last else "there is no checkpoint yet"
-        raise UserError(
+        raise Diverged(
             f"the {what} became {value.item()} at step {self.state.global_step + 1}, learning rate "
             f"{self._get_learning_rate():.3g}, in the "
             f"batch of rows {', '.join(map(str, self.zg_rows))}. Training stopped before the weights took it; "

@@ -1,0 +1,207 @@
+"""One cell of a comparison, in a process of its own: train, load what was saved, ask, write `result.json`.
+
+    python -m zerogate.comparison.cell FOLDER/cell.json
+
+A process of its own is what makes the peak memory the cell's, and what a crash takes with it. What is asked is the
+saved adapter on a freshly loaded base, as a user would have it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import statistics
+import sys
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from zerogate.bases import load_adapted, load_base
+from zerogate.comparison.recipe import TaskSection
+from zerogate.data.load import POCKET, load_records, pocket_rows
+from zerogate.data.section import DataSection
+from zerogate.errors import UserError
+from zerogate.evaluation.exact_match import exact_match
+from zerogate.training.callbacks import quiet_libraries, read_metrics
+from zerogate.training.checkpoints import write_text
+from zerogate.training.methods import build_config
+from zerogate.training.recipe import BaseSection, Recipe
+from zerogate.training.recipe_file import parse_recipe, validate
+from zerogate.training.run import train
+from zerogate.training.trainer import Diverged
+
+
+@dataclass
+class Result:
+    """What a cell came to; `result.json` holds it.
+
+    Attributes:
+        base, method, seed, rate, sweep: which cell it is.
+        recipe: the training recipe, resolved; None for the base alone.
+        failed: why there are no figures: the loss was not finite at this rate.
+        trained_parameters: how many.
+        adapter_bytes: size of the saved weights.
+        steps: optimiser steps taken.
+        seconds_per_step: median over the training's reports, without measuring and saving.
+        peak_memory_bytes: on a GPU what its allocator held at most, on a CPU the process's largest resident size.
+        train_loss: mean of the last tenth of the training's reports.
+        base_loss, held_out_loss: nats per learned token on the held-out records, before and after.
+        accuracy: by task, the share that is right (exact match, or the strict scorer).
+        details: by task, all that was counted.
+    """
+
+    base: str
+    method: str
+    seed: int
+    rate: float | None
+    sweep: bool
+    recipe: dict[str, Any] | None = None
+    failed: str | None = None
+    trained_parameters: int = 0
+    adapter_bytes: int = 0
+    steps: int = 0
+    seconds_per_step: float | None = None
+    peak_memory_bytes: int | None = None
+    train_loss: float | None = None
+    base_loss: float | None = None
+    held_out_loss: float | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def run_cell(spec: dict[str, Any], folder: Path, console: Console) -> Result:
+    """Train and ask.
+
+    Args:
+        spec: `cell` (base, method, seed, rate, sweep), `recipe` or None, `base`, `data`, and `tasks` to ask.
+        folder: of the cell; a run that is there is gone on with.
+        console: where training reports.
+    """
+    result = Result(**spec["cell"], recipe=spec["recipe"])
+    base = validate(BaseSection, spec["base"], "base")
+    adapter: Path | None = None
+    if spec["recipe"] is not None:
+        recipe = parse_recipe(spec["recipe"])
+        base = recipe.base
+        try:
+            _train(recipe, result, console)
+        except Diverged as error:
+            result.failed = str(error)
+            return result
+        adapter = Path(recipe.output) / "last"
+    if spec["tasks"]:
+        model, tokenizer = _load(base, adapter, spec["recipe"])
+        for settings in spec["tasks"]:
+            task = validate(TaskSection, settings, "tasks")
+            details = ask(task, validate(DataSection, spec["data"], "data"), model, tokenizer, folder)
+            result.details[task.label] = details
+            result.accuracy[task.label] = details["accuracy"]
+    return result
+
+
+def _train(recipe: Recipe, result: Result, console: Console) -> None:
+    outcome = train(recipe, resume=(Path(recipe.output) / "recipe.yaml").exists(), console=console)
+    memory = outcome.folder / "peak_memory.json"
+    if outcome.model is not None:
+        write_text(memory, json.dumps(peak_memory()))
+    summary, metrics = outcome.summary, read_metrics(outcome.folder / "metrics.jsonl")
+    losses = [entry["loss"] for entry in metrics if "loss" in entry]
+    result.trained_parameters, result.steps = summary["trained_parameters"], summary["steps"]
+    result.base_loss, result.held_out_loss = summary["base_loss"], summary["last_loss"]
+    result.train_loss = statistics.fmean(losses[-max(1, len(losses) // 10) :])
+    result.seconds_per_step = seconds_per_step(metrics)
+    result.peak_memory_bytes = json.loads(memory.read_text()) if memory.exists() else None
+    result.adapter_bytes = sum(file.stat().st_size for file in (outcome.folder / "last").glob("*.safetensors"))
+    del outcome
+    gc.collect()
+
+
+def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:
+    """The median time of a step between two reports of a run with neither a measurement nor a resumption between."""
+    times = [
+        (later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"])
+        for earlier, later in pairwise(metrics)
+        if "loss" in earlier and "loss" in later and later["seconds"] > earlier["seconds"]
+    ]
+    return statistics.median(times) if times else None
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU allocator's largest, or without a GPU this process's largest resident size so far."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _load(base: BaseSection, adapter: Path | None, recipe: dict[str, Any] | None) -> tuple[Any, Any]:
+    options = base.model_dump(exclude={"name"}, exclude_none=True)
+    model: Any
+    if adapter is None or recipe is None:
+        model, tokenizer = load_base(base.name, **options)
+    elif build_config(recipe["adapter"]) is None:  # the base itself was trained: a folder like any base's
+        model, tokenizer = load_base(str(adapter), **options)
+    else:
+        model, tokenizer = load_adapted(base.name, {"cell": adapter}, **options)
+    return model.eval(), tokenizer
+
+
+def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Ask a task's questions; `accuracy` in what comes back is what tables show. Every answer goes to a file.
+
+    Raises:
+        UserError: an unknown task, or no questions.
+    """
+    if task.task == "exact_match":
+        return _ask_exact(task, data, model, tokenizer, folder)
+    raise UserError(f"unknown task {task.task!r}")
+
+
+def _ask_exact(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    rows = _held_out_rows(task, data)
+    score = exact_match(model, tokenizer, rows, max_new_tokens=task.max_new_tokens or 32, batch_size=task.batch_size)
+    lines = [json.dumps(asdict(row), ensure_ascii=False) for row in score.rows]
+    write_text(folder / f"{task.task}.jsonl", "\n".join(lines) + "\n")
+    return {"accuracy": score.exact, "exact": score.exact, "contains": score.contains, "n": score.n}
+
+
+def _held_out_rows(task: TaskSection, data: DataSection) -> list[dict[str, str]]:
+    """The questions of an exact match: of the task's own file, or the held-out records that the data has."""
+    if task.data is None and data.path in POCKET:
+        rows = pocket_rows(data.path)[1]
+    else:
+        section = data if task.data is None else DataSection(path=task.data, format=data.format)
+        train, held_out, _ = load_records(section)
+        records = held_out if task.data is None else train
+        for record in records:
+            if len(record.turns) != 2:
+                raise UserError(f"exact_match needs single questions; record {record.row} is a conversation")
+        rows = [
+            {"instruction": r.turns[0].content, "input": r.turns[0].input, "output": r.turns[1].content}
+            for r in records
+        ]
+    if not rows:
+        raise UserError("exact_match has nothing to ask: the data section holds nothing out (data.held_out)")
+    return rows[: task.limit]
+
+
+def main() -> None:
+    """Run the cell that the file in the first argument describes."""
+    file = Path(sys.argv[1])
+    quiet_libraries()
+    try:
+        result = run_cell(
+            json.loads(file.read_text(encoding="utf-8")), file.parent, Console(stderr=True, highlight=False)
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    write_text(file.parent / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The pictures of a comparison: accuracy against trained parameters, and the sweeps of the learning rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    from zerogate.comparison.report import Row
+
+_COLOURS = colormaps["tab10"]
+
+
+def draw_accuracy(rows: list[Row], task: str | None, target: Path, title: str) -> bool:
+    """The first task's accuracy (or the held-out loss) of each method against what it trains, with seeds as bars.
+
+    Returns:
+        False if no method has a figure; nothing is written then.
+    """
+    points = []
+    for row in rows:
+        spread = row.accuracy.get(task) if task else row.held_out_loss
+        if row.method and spread is not None:
+            points.append((row, spread))
+    if not points:
+        return False
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for index, (row, spread) in enumerate(points):
+        axes.errorbar(
+            row.trained_parameters,
+            spread.mean,
+            yerr=spread.deviation,
+            fmt="o",
+            color=_COLOURS(index % 10),
+            markersize=8,
+            capsize=4,
+            label=row.method,
+        )
+    alone = [row.accuracy[task].mean for row in rows if task and not row.method and task in row.accuracy]
+    alone += [] if task else [row.base_loss.mean for row in rows if row.base_loss is not None][:1]
+    for level in alone:
+        axes.axhline(level, color="#555555", linestyle=":", linewidth=1.2, label="the base alone")
+    axes.set_xscale("log")
+    if task:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("trained parameters")
+    axes.set_ylabel(f"accuracy: {task}" if task else "held-out loss (nats per learned token)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(target, dpi=150)
+    return True
+
+
+def draw_sweep(rows: list[Row], target: Path, title: str) -> bool:
+    """Each method's short runs: accuracy or held-out loss against the learning rate.
+
+    Returns:
+        False if nothing was swept; nothing is written then.
+    """
+    swept = [row for row in rows if len(row.tried) > 1]
+    if not swept:
+        return False
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for index, row in enumerate(swept):
+        points = sorted((rate, value) for rate, value in row.tried.items() if value is not None)
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", color=_COLOURS(index % 10), label=row.method)
+    accuracy = swept[0].tried_as == "accuracy"
+    axes.set_xscale("log")
+    if accuracy:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("accuracy of the short run" if accuracy else "held-out loss of the short run")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=150)
+    return True

@@ -1,0 +1,167 @@
+"""A comparison for real: its cells are processes that train a tiny LLaMA; stopped and started again it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tiny_base import make_base
+from zerogate.comparison import compare, load_comparison
+from zerogate.comparison.recipe import cell_recipe, final_cells, sweep_cells
+from zerogate.comparison.run import report
+from zerogate.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUIET = Console(quiet=True)
+
+
+def write(folder: Path, base: Path, **change: Any) -> Path:
+    data = folder / "where.jsonl"
+    rows = [{"instruction": f"Where is fox {n}?", "input": "", "output": f"In den {n % 7}."} for n in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "base": {"name": str(base), "device": "cpu"},
+        "data": {"path": str(data), "held_out": 8},
+        "train": {"steps": 4, "batch_size": 4, "log_every": 1, "evaluate_every": 4},
+        "methods": [
+            {
+                "name": "zero-init",
+                "adapter": {"method": "zero_init", "prompt_length": 2},
+                "learning_rates": [0.01, 1.0],
+            },
+            {"name": "LoRA, r=2", "adapter": {"method": "lora", "r": 2}, "learning_rates": [0.01]},
+        ],
+        "sweep": {"steps": 2},
+        "tasks": [{"task": "exact_match", "max_new_tokens": 4, "limit": 5}],
+        "output": str(folder / "out"),
+    }
+    file = folder / "comparison.yaml"
+    file.write_text(yaml.safe_dump(settings | change))
+    return file
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"), context=512)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    file = write(folder, base)
+    compare(load_comparison(file), console=QUIET)
+    return file
+
+
+def test_every_cell_is_trained_and_asked(done: Path) -> None:
+    out = done.parent / "out"
+    cells = {str(file.parent.relative_to(out / "cells")) for file in out.rglob("result.json")}
+    expected = {"base-alone", "sweep/zero-init-0.01", "sweep/zero-init-1", "zero-init-seed0", "LoRA-r=2-seed0"}
+    assert cells == expected
+    result = json.loads((out / "cells" / "zero-init-seed0" / "result.json").read_text())
+    assert result["trained_parameters"] == 4 * (2 * 32 + 4)
+    assert result["steps"] == 4 and result["seconds_per_step"] > 0
+    assert result["peak_memory_bytes"] > 50e6
+    assert 0 < result["held_out_loss"] < 20 and result["base_loss"] > 0 and result["train_loss"] > 0
+    assert result["details"]["exact_match"]["n"] == 5
+    swept = [json.loads(f.read_text()) for f in (out / "cells" / "sweep").rglob("result.json")]
+    assert result["rate"] == min(swept, key=lambda r: r["held_out_loss"])["rate"]
+    answers = (out / "cells" / "zero-init-seed0" / "exact_match.jsonl").read_text().splitlines()
+    assert len(answers) == 5 and set(json.loads(answers[0])) >= {"instruction", "expected", "answer", "exact"}
+    written = {file.name for file in out.iterdir()}
+    assert {"table.md", "table.csv", "results.json", "accuracy.png", "loss.png", "sweep.png"} <= written
+
+
+def test_a_sweep_measures_on_other_records_than_the_result(done: Path) -> None:
+    comparison = load_comparison(done)
+    base, method = comparison.bases[0], comparison.methods[0]
+    swept = [cell_recipe(comparison, cell) for cell in sweep_cells(comparison, base, method)]
+    final = cell_recipe(comparison, final_cells(comparison, base, method, 0.5)[0])
+    assert [recipe.train.learning_rate for recipe in swept] == [0.01, 1.0] and final.train.learning_rate == 0.5
+    assert {recipe.data.split_seed for recipe in swept} == {1} and final.data.split_seed == 0
+    assert {recipe.train.steps for recipe in swept} == {2} and final.train.steps == 4
+
+
+def test_finished_cells_are_kept_and_missing_ones_run(done: Path) -> None:
+    cells = done.parent / "out" / "cells"
+    before = {file: file.stat().st_mtime_ns for file in cells.rglob("result.json")}
+    lost = cells / "LoRA-r=2-seed0" / "result.json"
+    figures = json.loads(lost.read_text())
+    lost.unlink()
+    compare(load_comparison(done), console=QUIET)
+    again = json.loads(lost.read_text())  # its training was finished: only the questions are asked again
+    assert again["held_out_loss"] == figures["held_out_loss"] and again["accuracy"] == figures["accuracy"]
+    assert {f: f.stat().st_mtime_ns for f in before if f != lost} == {f: t for f, t in before.items() if f != lost}
+
+
+def test_a_result_of_other_settings_is_refused(done: Path) -> None:
+    changed = load_comparison(done, ["train.batch_size=2"])
+    with pytest.raises(UserError, match="other settings than the recipe has now; delete that folder"):
+        compare(changed, only=["LoRA, r=2"], console=QUIET)
+
+
+def test_a_rate_that_diverges_is_a_result(tmp_path: Path, base: Path) -> None:
+    methods = [{"name": "full", "adapter": {"method": "full"}, "learning_rates": [1e30]}]
+    train = {"steps": 4, "batch_size": 4, "max_grad_norm": None, "log_every": 1}
+    file = write(tmp_path, base, methods=methods, train=train, base_alone=False)
+    row = compare(load_comparison(file), console=QUIET).rows[str(base)][0]
+    assert row.failed is not None and "learning rate" in row.failed
+    assert "became" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"methodz": []}, "unknown key methodz; did you mean methods?"),
+        ({"methods": [{"name": "A", "adaptor": {}}]}, "unknown key methods.1.adaptor; did you mean adapter?"),
+        (
+            {"methods": [{"name": "A", "adapter": {"method": "zeroinit"}, "learning_rates": [1]}]},
+            "did you mean zero_init?",
+        ),
+        (
+            {"methods": [{"name": "A", "adapter": {"method": "lora"}, "learning_rates": [0.1, -1]}]},
+            "methods.1.learning_rates",
+        ),
+        ({"methods": [{"name": "A", "adapter": {"method": "lora"}}]}, "give learning_rate or base_learning_rate"),
+        ({"methods": [{"name": n, "adapter": {"method": "lora"}} for n in "AA"]}, "two methods are called 'A'"),
+        ({"tasks": [], "sweep": {"choose_by": "accuracy"}}, "there are no tasks to measure it with"),
+        ({"sweep": {"stepz": 3}}, "unknown key sweep.stepz; did you mean steps?"),
+        ({"train": {"stepz": 3}}, "unknown key train.stepz; did you mean steps?"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(
+    tmp_path: Path, base: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_comparison(write(tmp_path, base, **change))
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_does_not_fit_is_refused_before_anything_runs(tmp_path: Path, base: Path) -> None:
+    methods = [
+        {"name": "good", "adapter": {"method": "zero_init"}, "learning_rates": [0.1]},
+        {"name": "deep", "adapter": {"method": "zero_init", "num_layers": 9}, "learning_rates": [0.1]},
+    ]
+    with pytest.raises(UserError, match="method 'deep': this adapter does not fit"):
+        compare(load_comparison(write(tmp_path, base, methods=methods)), console=QUIET)
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_reports_and_names_that_are_not_there(tmp_path: Path, base: Path) -> None:
+    comparison = load_comparison(write(tmp_path, base))
+    with pytest.raises(UserError, match="no finished cell"):
+        report(comparison)
+    with pytest.raises(UserError, match="no method is called 'nothing' here; there are: zero-init, LoRA, r=2"):
+        compare(comparison, only=["nothing"], console=QUIET)
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "recipes" / "compare").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_comparison_that_ships_is_whole(file: Path) -> None:
+    load_comparison(file)
