@@ -83,7 +83,7 @@ def eval(
     include_path: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="A folder of task files for --harness.")
     ] = None,
-    dtype: options.Dtype = "auto",
+    dtype: options.Dtype = "float32",
     device: options.Device = None,
     quantization: options.Quantization = None,
     allow_pickle: options.AllowPickle = False,

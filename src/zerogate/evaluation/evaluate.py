@@ -5,7 +5,9 @@
     print(f"{result.compat:.1%} by the authors' rules, {result.strict:.1%} by ours, {result.unanswered} unanswered")
 
 The model may be a base alone or carry an adapter: the one that is active answers. Decoding is deterministic (beam
-search, or greedy), and prompts are padded on the left under a mask, so a response does not depend on its batch.
+search, or greedy), and prompts are padded on the left under a mask, so that a response does not depend on its batch.
+That holds of a base in float32; in bfloat16 the rounding of a batch's sums tips close choices (on `pocket`, one
+response in five).
 """
 
 from __future__ import annotations
