@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ._registration import register_with_peft
 
 if TYPE_CHECKING:
-    from .adapters import Layout, ZeroInitConfig, gates, register_layout
+    from .adapters import BottleneckConfig, Layout, ZeroInitConfig, gates, register_layout
 
 __version__ = "0.1.0"
-__all__ = ["Layout", "ZeroInitConfig", "gates", "register_layout"]
+__all__ = ["BottleneckConfig", "Layout", "ZeroInitConfig", "gates", "register_layout"]
 
 
 def __getattr__(name: str) -> Any:

@@ -333,6 +333,7 @@ DECODERS = [
     _decoder("qwen2", tf.Qwen2ForCausalLM, tf.Qwen2Config),
     _decoder("qwen3", tf.Qwen3ForCausalLM, tf.Qwen3Config, head_dim=16,
              query=_q(norm=_rms_head("q_norm")), keys_values=_kv(norm=_rms_head("k_norm"))),
+    _decoder("gemma", tf.GemmaForCausalLM, tf.GemmaConfig, head_dim=12),
     _decoder("gemma2", tf.Gemma2ForCausalLM, tf.Gemma2Config, head_dim=12, query_pre_attn_scalar=20,
              attn_logit_softcapping=2.0, final_logit_softcapping=5.0, sliding_window=4, scale=_query_pre_attn,
              softcap=lambda m: m.config.attn_logit_softcapping),

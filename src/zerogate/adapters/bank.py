@@ -7,8 +7,12 @@ exactly 0.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import GenerationConfig
 
 Stacked = tuple[Tensor, Tensor, Tensor | None]
 
@@ -81,3 +85,40 @@ def _stack(names: list[str], prompts: dict[str, tuple[Tensor, Tensor]]) -> Stack
     index_B = torch.tensor([place.get(name, 0) for name in names], device=k_GKD.device)
     same_length = all(k.shape[-2] == longest for k, _ in prompts.values())
     return keys[index_B], values[index_B], None if same_length else mask[index_B]
+
+
+def asked_rows(
+    names: Any,
+    known: Collection[str],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> RowAdapters:
+    """The rows of a forward pass or generation for which a caller gave `adapter_names`.
+
+    Args:
+        names: What the caller gave.
+        known: The adapters there are.
+        model: The adapted model; its own generation config counts too.
+        args, kwargs: What the pass is called with, where beams and returned sequences are said.
+
+    Raises:
+        TypeError: `names` is no list of names.
+        ValueError: The model is training, or an adapter is unknown.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"adapter_names must be a list with one adapter name per row, not {names!r}.")
+    if model.training:
+        raise ValueError("adapter_names is for inference: call model.eval() first. In training, one adapter is active.")
+    unknown = sorted(set(names) - set(known) - {BASE})
+    if unknown:
+        raise ValueError(f"No adapter named {', '.join(unknown)}. There are: {', '.join([BASE, *known])}.")
+    # generate() repeats each row for beams and returned sequences before the decoder's first forward pass.
+    configs = [arg for arg in args if isinstance(arg, GenerationConfig)]
+    own = [kwargs.get("generation_config"), getattr(model, "generation_config", None)]
+    configs += [config for config in own if config is not None]
+    repeats = [1]
+    for name in ("num_beams", "num_return_sequences"):
+        said = [kwargs.get(name), *(getattr(config, name) for config in configs)]
+        repeats.append(next((n for n in said if n), 1))
+    return RowAdapters(list(names), expand=max(repeats))
