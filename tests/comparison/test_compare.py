@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-
 from tiny_base import make_base
+
 from zerogate.comparison import compare, load_comparison
 from zerogate.comparison.recipe import cell_recipe, final_cells, sweep_cells
 from zerogate.comparison.run import report
@@ -152,6 +152,40 @@ def test_a_method_that_does_not_fit_is_refused_before_anything_runs(tmp_path: Pa
     with pytest.raises(UserError, match="method 'deep': this adapter does not fit"):
         compare(load_comparison(write(tmp_path, base, methods=methods)), console=QUIET)
     assert not (tmp_path / "out" / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"task": "gsm9k"}, "unknown task 'gsm9k'; did you mean GSM8K?"),
+        ({"task": "gsm8k"}, "GSM8K|gsm8k needs the file of its questions"),
+        ({"task": "svamp", "data": "nothing.json"}, "data file not found: nothing.json"),
+    ],
+)
+def test_tasks_are_read_before_anything_runs(tmp_path: Path, base: Path, task: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        compare(load_comparison(write(tmp_path, base, tasks=[task])), console=QUIET)
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_questions_that_training_sees_are_refused_unless_allowed(tmp_path: Path, base: Path) -> None:
+    """Real questions, in the training file and in the test file."""
+    shared = REPOSITORY.parent / "shared" / "data" / "math" / "AddSub_test.json"
+    if not shared.is_file():
+        pytest.skip("the shared data is not here")
+    task = {"task": "addsub", "data": str(shared), "limit": 3, "max_new_tokens": 4, "beams": 1}
+    rate = {"learning_rate": 0.01, "steps": 1, "batch_size": 4}
+    change = {
+        "data": {"path": str(shared), "format": "alpaca", "max_length": 64, "limit": 50},
+        "methods": [{"name": "LoRA", "adapter": {"method": "lora", "r": 2}}],
+        "train": rate,
+        "base_alone": False,
+    }
+    with pytest.raises(UserError, match=r"allow_leak: true in the recipe"):
+        compare(load_comparison(write(tmp_path, base, tasks=[task], **change)), console=QUIET)
+    file = write(tmp_path, base, tasks=[{**task, "allow_leak": True}], **change)
+    row = compare(load_comparison(file), console=QUIET).rows[str(base)][0]
+    assert row.questions == {"addsub (AddSub_test)": 3}
 
 
 def test_reports_and_names_that_are_not_there(tmp_path: Path, base: Path) -> None:

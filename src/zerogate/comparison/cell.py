@@ -22,11 +22,10 @@ import torch
 from rich.console import Console
 
 from zerogate.bases import load_adapted, load_base
+from zerogate.comparison.questions import ask
 from zerogate.comparison.recipe import TaskSection
-from zerogate.data.load import POCKET, load_records, pocket_rows
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
-from zerogate.evaluation.exact_match import exact_match
 from zerogate.training.callbacks import quiet_libraries, read_metrics
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
@@ -148,45 +147,6 @@ def _load(base: BaseSection, adapter: Path | None, recipe: dict[str, Any] | None
     else:
         model, tokenizer = load_adapted(base.name, {"cell": adapter}, **options)
     return model.eval(), tokenizer
-
-
-def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Ask a task's questions; `accuracy` in what comes back is what tables show. Every answer goes to a file.
-
-    Raises:
-        UserError: an unknown task, or no questions.
-    """
-    if task.task == "exact_match":
-        return _ask_exact(task, data, model, tokenizer, folder)
-    raise UserError(f"unknown task {task.task!r}")
-
-
-def _ask_exact(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    rows = _held_out_rows(task, data)
-    score = exact_match(model, tokenizer, rows, max_new_tokens=task.max_new_tokens or 32, batch_size=task.batch_size)
-    lines = [json.dumps(asdict(row), ensure_ascii=False) for row in score.rows]
-    write_text(folder / f"{task.task}.jsonl", "\n".join(lines) + "\n")
-    return {"accuracy": score.exact, "exact": score.exact, "contains": score.contains, "n": score.n}
-
-
-def _held_out_rows(task: TaskSection, data: DataSection) -> list[dict[str, str]]:
-    """The questions of an exact match: of the task's own file, or the held-out records that the data has."""
-    if task.data is None and data.path in POCKET:
-        rows = pocket_rows(data.path)[1]
-    else:
-        section = data if task.data is None else DataSection(path=task.data, format=data.format)
-        train, held_out, _ = load_records(section)
-        records = held_out if task.data is None else train
-        for record in records:
-            if len(record.turns) != 2:
-                raise UserError(f"exact_match needs single questions; record {record.row} is a conversation")
-        rows = [
-            {"instruction": r.turns[0].content, "input": r.turns[0].input, "output": r.turns[1].content}
-            for r in records
-        ]
-    if not rows:
-        raise UserError("exact_match has nothing to ask: the data section holds nothing out (data.held_out)")
-    return rows[: task.limit]
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def draw_sweep(rows: list[Row], target: Path, title: str) -> bool:
     Returns:
         False if nothing was swept; nothing is written then.
     """
-    swept = [row for row in rows if len(row.tried) > 1]
+    swept = [row for row in rows if sum(value is not None for value in row.tried.values()) > 1]
     if not swept:
         return False
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from zerogate.bases.load import read_config
 from zerogate.comparison.cell import Result
+from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import (
     Cell,
     Comparison,
@@ -56,6 +57,7 @@ def compare(comparison: Comparison, *, only: list[str] | None = None, console: C
     """
     console = console or Console(stderr=True, highlight=False)
     methods = _chosen(comparison, only)
+    check_tasks(comparison)
     for base in comparison.bases:
         for method in methods:
             check_fits(base, method)

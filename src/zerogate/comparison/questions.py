@@ -1,0 +1,93 @@
+"""What a comparison asks a model: the tasks of `zerogate eval`, or an exact match on held-out records.
+
+`check_tasks` reads every file and looks for leaks before anything is trained; `ask` puts the questions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from zerogate.comparison.recipe import Comparison, TaskSection
+from zerogate.data.leaks import find_near_duplicates, refuse_leaks
+from zerogate.data.load import POCKET, load_records, pocket_rows
+from zerogate.data.section import DataSection
+from zerogate.errors import UserError
+from zerogate.evaluation.evaluate import evaluate_task
+from zerogate.evaluation.exact_match import exact_match
+from zerogate.evaluation.tasks import Question, find_task, read_questions
+from zerogate.training.checkpoints import write_text
+from zerogate.training.recipe_file import validate
+
+
+def check_tasks(comparison: Comparison) -> None:
+    """Read what will be asked, and refuse questions that training sees.
+
+    Raises:
+        UserError: an unknown task, a file that is not there or malformed, nothing to ask, or a leak that the recipe
+            does not allow.
+    """
+    section = validate(DataSection, comparison.data, "data")
+    learned: list[str] | None = None
+    for task in comparison.tasks:
+        if task.task == "exact_match":
+            _rows(task, section)
+            continue
+        questions = _questions(task)
+        if learned is None:
+            learned = [record.prompt_key for record in load_records(section)[0]]
+        texts = ["\n".join(part for part in (q.instruction, q.input) if part) for q in questions]
+        allowed = [task.label] if task.allow_leak else []
+        refuse_leaks(task.label, find_near_duplicates(learned, texts), allowed, "allow_leak: true in the recipe, for")
+
+
+def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Ask a task's questions. Every answer goes to a file in `folder`.
+
+    Returns:
+        All that was counted; `accuracy` is what tables show: exact match, or the strict scorer's share.
+    """
+    answers = folder / f"{task.label.replace(' ', '-').strip('()')}.jsonl"
+    if task.task == "exact_match":
+        limit = task.max_new_tokens or 32
+        score = exact_match(model, tokenizer, _rows(task, data), max_new_tokens=limit, batch_size=task.batch_size)
+        write_text(answers, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in score.rows))
+        return {"accuracy": score.exact, "exact": score.exact, "contains": score.contains, "n": score.n}
+    result = evaluate_task(
+        model,
+        tokenizer,
+        find_task(task.task),
+        _questions(task),
+        batch_size=task.batch_size,
+        max_new_tokens=task.max_new_tokens,
+        num_beams=task.beams,
+        predictions=answers,
+        skip_long=True,
+    )
+    return {"accuracy": result.strict, "decoding": result.decoding, **result.score.as_dict()}
+
+
+def _questions(task: TaskSection) -> list[Question]:
+    found = find_task(task.task)
+    if task.data is None:
+        raise UserError(f"tasks: {task.task} needs the file of its questions (data: FILE)")
+    return read_questions(found, task.data, task.limit)
+
+
+def _rows(task: TaskSection, data: DataSection) -> list[dict[str, str]]:
+    """The questions of an exact match: of the task's own file, or the held-out records that the data has."""
+    if task.data is None and data.path in POCKET:
+        return pocket_rows(data.path)[1][: task.limit]
+    section = data if task.data is None else DataSection(path=task.data, format=data.format)
+    train, held_out, _ = load_records(section)
+    records = held_out if task.data is None else train
+    if not records:
+        raise UserError("exact_match has nothing to ask: the data section holds nothing out (data.held_out)")
+    for record in records:
+        if len(record.turns) != 2:
+            raise UserError(f"exact_match needs single questions; record {record.row} is a conversation")
+    turns = [record.turns for record in records]
+    rows = [{"instruction": q.content, "input": q.input, "output": answer.content} for q, answer in turns]
+    return rows[: task.limit]
