@@ -74,9 +74,12 @@ class WordScorer(Scorer):
 
 
 # The article is no option, unless a verb or a reason follows; nor is a variable of a calculation.
-_OPERATOR = r"[=+*/\u00d7\u00f7\u00b7^<>\u00b2]"
-_AFTER = rf"(?![\w'\u2019])(?! ?{_OPERATOR})(?!(?<=[Aa])\s+(?!(?:is|because|since|as|or|and)\b)[a-z])"
-_BEFORE = rf"(?<![\w.'\u2019])(?<!{_OPERATOR} )(?<!{_OPERATOR})"
+_OPERATOR = r"=+/\u00d7\u00f7\u00b7^<>\u00b2"
+_AFTER = (
+    rf"(?![\w'\u2019])(?! ?[{_OPERATOR}])(?! ?\*[\s\w(])"  # but **C** is only bold
+    r"(?!(?<=[Aa])\s+(?!(?:is|because|since|as|or|and)\b)[a-z])"
+)
+_BEFORE = rf"(?<![\w.'\u2019{_OPERATOR}])(?<![{_OPERATOR}*] )(?<!\w\*)"
 _STATED = rf"[A-Ea-e]{_AFTER}"
 _NAMED = rf"(?<=\()[A-Ea-e](?=\))|{_BEFORE}[A-E]{_AFTER}"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def run_harness(
         num_fewshot: examples before each question; the task's own number by default.
 
     Returns:
-        `results` (metrics by task), `n-samples`, `versions` of the tasks, and `seed`.
+        `results` (metrics by task), `n-samples`, `versions` of the tasks, `seed` and `lm_eval` (its version).
 
     Raises:
         UserError: lm-eval is not installed, or an unknown task (with the nearest).
@@ -78,4 +79,7 @@ def run_harness(
         log_samples=False,
     )
     assert found is not None, "only a process that is not the first of several gets nothing back"
-    return {key: found[key] for key in ("results", "n-samples", "versions") if key in found} | {"seed": SEED}
+    return {key: found[key] for key in ("results", "n-samples", "versions") if key in found} | {
+        "seed": SEED,
+        "lm_eval": version("lm_eval"),
+    }
