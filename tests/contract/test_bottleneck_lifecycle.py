@@ -75,7 +75,8 @@ def test_save_load_switch_disable_delete_unload(family: Family, dtype: torch.dty
         assert torch.equal(outputs(family, back), expected[name])
         assert {p.dtype for p in adapter_parameters(back).values()} == {torch.float32}
     model.delete_adapter("first")
-    assert torch.equal(outputs(family, model), expected[model.active_adapters[0]])
+    assert model.active_adapters == ["second"]
+    assert torch.equal(outputs(family, model), expected["second"])
     unloaded = model.unload()
     assert torch.equal(outputs(family, unloaded), base)
     assert not layers(unloaded) and set(unloaded.state_dict()) == set(plain.state_dict())
@@ -224,7 +225,9 @@ def test_a_quantised_base(bits: int) -> None:
     import bitsandbytes as bnb
 
     def quantised() -> nn.Module:
-        model = LLAMA.model()
+        torch.manual_seed(0)  # blocks of 64 weights, so wider than the families' tiny models
+        shape = dict(vocab_size=61, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4)
+        model = tf.LlamaForCausalLM(tf.LlamaConfig(**shape, initializer_range=0.2))
         for name, module in list(model.named_modules()):
             if type(module) is nn.Linear and name != "lm_head":
                 if bits == 4:
@@ -256,6 +259,8 @@ def test_a_quantised_base(bits: int) -> None:
         reference = outputs(LLAMA, by_hand(plain, adapted, expected_places(LLAMA, preset)))
         # int8 rounds what comes in, so that the last bit of a series input can move a whole step.
         torch.testing.assert_close(ours, reference, rtol=1e-3 if bits == 4 else 0.05, atol=1e-4 if bits == 4 else 0.05)
+        # One that never was in eval mode: there bitsandbytes packs 4 bits for a CPU kernel without a backward pass.
+        adapted = randomise(get_peft_model(quantised().train(), bottleneck(LLAMA, preset=preset)))
         adapted(**LLAMA.inputs()).logits.pow(2).mean().backward()
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapter_parameters(adapted).values())
 

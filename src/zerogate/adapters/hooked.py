@@ -234,6 +234,17 @@ class HookedModel(BaseTuner):
         super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
         return self.model
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter. If it was active another becomes so, the same one on every layer.
+
+        PEFT chooses layer by layer, which differs where adapters lie on different layers.
+        """
+        active = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        active = active or list(self.peft_config)[:1]
+        if active:
+            self.set_adapter(active, inference_mode=self.peft_config[active[0]].inference_mode)
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Raises ValueError: such an adapter cannot be merged."""
         raise ValueError(self.layer_class.cannot_merge)
