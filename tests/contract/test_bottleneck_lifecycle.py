@@ -257,8 +257,9 @@ def test_a_quantised_base(bits: int) -> None:
         assert {p.dtype for p in adapter_parameters(adapted).values()} == {torch.float32}
         ours = outputs(LLAMA, adapted)
         reference = outputs(LLAMA, by_hand(plain, adapted, expected_places(LLAMA, preset)))
-        # int8 rounds what comes in, so that the last bit of a series input can move a whole step.
-        torch.testing.assert_close(ours, reference, rtol=1e-3 if bits == 4 else 0.05, atol=1e-4 if bits == 4 else 0.05)
+        # Both kinds round what comes in (to int8, or to bf16 on a CPU), where a last bit can move a whole step.
+        torch.testing.assert_close(ours, reference, rtol=0.05, atol=0.05)
+        assert (ours - base).abs().max() > 0.5
         # One that never was in eval mode: there bitsandbytes packs 4 bits for a CPU kernel without a backward pass.
         adapted = randomise(get_peft_model(quantised().train(), bottleneck(LLAMA, preset=preset)))
         adapted(**LLAMA.inputs()).logits.pow(2).mean().backward()
