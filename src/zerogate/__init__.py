@@ -1,9 +1,9 @@
 """zerogate: zero-init attention for any frozen transformer. Importing it registers its methods with PEFT.
 
-    from peft import get_peft_model
-    from zerogate import ZeroInitConfig
+from peft import get_peft_model
+from zerogate import ZeroInitConfig
 
-    model = get_peft_model(base, ZeroInitConfig(num_layers=30))
+model = get_peft_model(base, ZeroInitConfig(num_layers=30))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ._registration import register_with_peft
 
 if TYPE_CHECKING:
-    from .adapters import BottleneckConfig, Layout, ZeroInitConfig, gates, register_layout
+    from .adapters import BitFitConfig, BottleneckConfig, Layout, ZeroInitConfig, gates, register_layout
 
 __version__ = "0.1.0"
-__all__ = ["BottleneckConfig", "Layout", "ZeroInitConfig", "gates", "register_layout"]
+__all__ = ["BitFitConfig", "BottleneckConfig", "Layout", "ZeroInitConfig", "gates", "register_layout"]
 
 
 def __getattr__(name: str) -> Any:
