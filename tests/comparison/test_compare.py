@@ -176,7 +176,7 @@ def test_questions_that_training_sees_are_refused_unless_allowed(tmp_path: Path,
     task = {"task": "addsub", "data": str(shared), "limit": 3, "max_new_tokens": 4, "beams": 1}
     rate = {"learning_rate": 0.01, "steps": 1, "batch_size": 4}
     change = {
-        "data": {"path": str(shared), "format": "alpaca", "max_length": 64, "limit": 50},
+        "data": {"path": str(shared), "format": "alpaca", "limit": 50},
         "methods": [{"name": "LoRA", "adapter": {"method": "lora", "r": 2}}],
         "train": rate,
         "base_alone": False,
