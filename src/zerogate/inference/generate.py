@@ -205,12 +205,24 @@ class Engine:
             groups = [together]
         else:
             groups = [[row for row in together if names[row] == name] for name in dict.fromkeys(names)]
-        yield from (group for group in groups if group)
+        for group in groups:
+            if group:
+                yield from self._unpadded(group, lengths) if self._prompts(names[group[0]]) else [group]
 
     def _mixable(self, name: str) -> bool:
         config = self.model.peft_config[name]
         method = str(config.peft_type).removeprefix("PeftType.")
-        return method == "LORA" or (method == "ZERO_INIT" and config.attention == "zero_init")
+        return method in ("LORA", "BOTTLENECK", "BITFIT") or (method == "ZERO_INIT" and config.attention == "zero_init")
+
+    def _prompts(self, name: str) -> bool:
+        """Whether an adapter puts virtual tokens before the text: PEFT puts them before the padding, too, and so
+        further away from the text of a padded row than it was trained with."""
+        return name != BASE and bool(self.model.peft_config[name].is_prompt_learning)
+
+    @staticmethod
+    def _unpadded(rows: list[int], lengths: list[int]) -> list[list[int]]:
+        """The rows by length, so that none is padded."""
+        return [[row for row in rows if lengths[row] == length] for length in dict.fromkeys(lengths[r] for r in rows)]
 
     @contextmanager
     def _adapted(self, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The training methods a recipe can name, in one table, and how a recipe's `adapter:` section becomes a PEFT config.
 
-A method is a PEFT config class and the settings we add to its defaults. Trained norms go with any of them:
-`modules_to_save: [input_layernorm, post_attention_layernorm]`. To add a method, add a row.
+A method is a PEFT config class, the settings we add to its defaults, and those that make it what it is. Trained norms
+go with any of them: `modules_to_save: [input_layernorm, post_attention_layernorm]`. To add a method, add a row.
 """
 
 import dataclasses
@@ -13,7 +13,10 @@ from typing import Any
 
 from peft import PeftConfig
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
+from zerogate.adapters.bottleneck import PRESETS
+from zerogate.adapters.bottleneck.model import list_linears
 from zerogate.errors import UserError
 
 
@@ -25,39 +28,70 @@ class Method:
         summary: what it is, for messages and cards.
         config: gives the PEFT config class; None trains the base itself.
         defaults: settings a recipe need not repeat.
+        fixed: settings that make the method what it is, and that no recipe changes.
+        unlike: what the method cannot be combined with in `train:`, by key.
     """
 
     summary: str
     config: Callable[[], type[PeftConfig]] | None
     defaults: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
 
 
-def _zero_init() -> type[PeftConfig]:
-    from zerogate import ZeroInitConfig
+def _ours(name: str) -> Callable[[], type[PeftConfig]]:
+    def config() -> type[PeftConfig]:
+        import zerogate
 
-    return ZeroInitConfig
+        return getattr(zerogate, name)  # type: ignore[no-any-return]
 
-
-def _lora() -> type[PeftConfig]:
-    from peft import LoraConfig
-
-    return LoraConfig
+    return config
 
 
-def _adaption_prompt() -> type[PeftConfig]:
-    from peft import AdaptionPromptConfig
+def _pefts(name: str) -> Callable[[], type[PeftConfig]]:
+    def config() -> type[PeftConfig]:
+        import peft
 
-    return AdaptionPromptConfig
+        return getattr(peft, name)  # type: ignore[no-any-return]
 
+    return config
+
+
+_CACHED = "it puts its prefix into the layers' caches, which transformers takes away from checkpointed layers"
 
 METHODS: dict[str, Method] = {
-    "zero_init": Method("zero-init attention: prompts in the upper layers behind gates that start at zero", _zero_init),
-    "lora": Method("LoRA (PEFT)", _lora, {"target_modules": ["q_proj", "v_proj"]}),
-    "adaption_prompt": Method("AdaptionPrompt (PEFT): one gate per layer, no tanh", _adaption_prompt),
+    "zero_init": Method(
+        "zero-init attention: prompts in the upper layers behind gates that start at zero", _ours("ZeroInitConfig")
+    ),
+    "bottleneck": Method(
+        "bottleneck adapters: small networks beside or behind Linear layers", _ours("BottleneckConfig")
+    ),
+    **{
+        name: Method(f"bottleneck adapters: {preset.summary}", _ours("BottleneckConfig"), fixed={"preset": name})
+        for name, preset in PRESETS.items()
+    },
+    "lora": Method("LoRA (PEFT)", _pefts("LoraConfig")),
+    "dora": Method("DoRA (PEFT): LoRA with magnitudes of its own", _pefts("LoraConfig"), fixed={"use_dora": True}),
+    "prefix_tuning": Method(
+        "prefix tuning (PEFT): keys and values before every layer's own, P-tuning v2",
+        _pefts("PrefixTuningConfig"),
+        {"num_virtual_tokens": 10},
+        unlike={"gradient_checkpointing": _CACHED},
+    ),
+    "prompt_tuning": Method(
+        "prompt tuning (PEFT): learned embeddings before the text",
+        _pefts("PromptTuningConfig"),
+        # Embeddings of the base's own tokens are of the size it expects; N(0, 1) is far from it.
+        {"num_virtual_tokens": 10, "prompt_tuning_init": "SAMPLE_VOCAB"},
+    ),
+    "ia3": Method("IA3 (PEFT): keys, values and MLP features rescaled", _pefts("IA3Config")),
+    "ln_tuning": Method("LN tuning (PEFT): the layer norms", _pefts("LNTuningConfig")),
+    "bitfit": Method("BitFit: the biases", _ours("BitFitConfig")),
+    "adaption_prompt": Method("AdaptionPrompt (PEFT): one gate per layer, no tanh", _pefts("AdaptionPromptConfig")),
     "full": Method("full fine-tuning: every weight of the base", None),
 }
 
-# Set by the run, not by a recipe.
+# Set by the run or by the base, not by a recipe.
 _RESERVED = {
     "task_type",
     "peft_type",
@@ -66,7 +100,11 @@ _RESERVED = {
     "base_model_name_or_path",
     "inference_mode",
     "revision",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
 }
+_RESERVED_FOR_PREFIXES = {"num_layers"}
 
 
 def method_of(adapter: dict[str, Any]) -> Method:
@@ -89,7 +127,13 @@ def adapter_keys(adapter: dict[str, Any]) -> list[str]:
     method = method_of(adapter)
     if method.config is None:
         return []
-    return [f.name for f in dataclasses.fields(method.config()) if f.init and f.name not in _RESERVED]
+    config = method.config()
+    from peft import PromptLearningConfig
+
+    reserved = _RESERVED | method.fixed.keys()
+    if issubclass(config, PromptLearningConfig):
+        reserved |= _RESERVED_FOR_PREFIXES
+    return [f.name for f in dataclasses.fields(config) if f.init and f.name not in reserved]
 
 
 def build_config(adapter: dict[str, Any]) -> PeftConfig | None:
@@ -103,7 +147,7 @@ def build_config(adapter: dict[str, Any]) -> PeftConfig | None:
         return None
     config_class = method.config()
     hints = typing.get_type_hints(config_class)
-    settings = dict(method.defaults)
+    settings = {**method.defaults, **method.fixed}
     for key, value in adapter.items():
         if key == "method":
             continue
@@ -116,3 +160,35 @@ def build_config(adapter: dict[str, Any]) -> PeftConfig | None:
         return config_class(task_type="CAUSAL_LM", **settings)
     except (ValueError, TypeError) as error:
         raise UserError(f"adapter ({adapter['method']}): {error}") from error
+
+
+def check_method(adapter: dict[str, Any], train: Any) -> None:
+    """Refuse what a method cannot be trained with.
+
+    Raises:
+        UserError: such as prefix tuning with gradient checkpointing.
+    """
+    for key, reason in method_of(adapter).unlike.items():
+        if getattr(train, key):
+            raise UserError(f"adapter.method {adapter['method']} does not go with train.{key}: {reason}")
+
+
+def fit_config(config: Any, model: nn.Module) -> None:
+    """Fill in what a config leaves open and PEFT knows for a few families only: which norms LN tuning trains."""
+    if str(config.peft_type).endswith("LN_TUNING") and config.target_modules is None:
+        norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+        if norms:
+            config.target_modules = sorted({name.rpartition(".")[2] for name in norms})
+
+
+def starts_as_base(config: PeftConfig) -> bool:
+    """Whether an untrained adapter of this config leaves the base's outputs as they are."""
+    settings = vars(config)
+    return not (
+        config.is_prompt_learning or settings.get("attention") == "vanilla" or settings.get("init_weights") == "bert"
+    )
+
+
+def linears_of(model: nn.Module) -> str:
+    """For errors about target_modules: the names there are."""
+    return f" Its Linear layers are {list_linears(model)}."

@@ -8,6 +8,7 @@ It also runs under `accelerate launch` and `torchrun`; the batch is then shared 
 """
 
 import importlib.util
+import re
 import time
 import warnings
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from zerogate.training.callbacks import Bar, Best, Flow, Metrics, quiet_librarie
 from zerogate.training.card import CardFacts, render_card
 from zerogate.training.checkpoints import write_folder
 from zerogate.training.gates import gate_magnitudes
-from zerogate.training.methods import build_config, method_of
+from zerogate.training.methods import build_config, check_method, fit_config, linears_of, method_of
 from zerogate.training.plots import draw_gates, draw_loss
 from zerogate.training.recipe import Plan, Recipe, make_plan
 from zerogate.training.run_folder import open_run, read_summary, versions, write_summary
@@ -80,6 +81,7 @@ def train(
         raise UserError("--resume and --overwrite exclude each other")
     quiet_libraries()
     config = build_config(recipe.adapter)
+    check_method(recipe.adapter, recipe.train)
     _check_trackers(recipe)
     # Before anything else: on the CPU, processes that torchrun started must meet over gloo.
     state = PartialState(cpu=recipe.base.device == "cpu" or not torch.cuda.is_available())
@@ -124,10 +126,13 @@ def attach(model: PreTrainedModel, config: PeftConfig | None, seed: int, base_na
     set_seed(seed)
     if config is None:
         return model.requires_grad_(True)
+    fit_config(config, model)
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
-        raise UserError(f"this adapter does not fit the base {base_name}: {error}") from error
+        # PEFT's own two ways of saying that it does not know where to go.
+        hint = linears_of(model) if re.match("Target modules|Please specify `target_modules`", str(error)) else ""
+        raise UserError(f"this adapter does not fit the base {base_name}: {error}{hint}") from error
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
 

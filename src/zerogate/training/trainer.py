@@ -24,6 +24,7 @@ from zerogate.training import checkpoints
 from zerogate.training.gates import gate_metrics
 from zerogate.training.held_out import HeldOut, held_out_loss, output_head
 from zerogate.training.loss import summed_loss
+from zerogate.training.methods import starts_as_base
 
 _WEIGHTS = "trained.safetensors"
 
@@ -163,9 +164,9 @@ class ZerogateTrainer(SFTTrainer):
         return held_out_loss(self.zg_model, held_out, self.zg_pad_token_id, rank=rank, world=world)
 
     def _base_loss(self, held_out: Encoded, untrained: float) -> float:
-        """The base's own loss. An untrained adapter changes nothing, but for vanilla prompts: those are noise."""
+        """The base's own loss. Most untrained adapters change nothing; vanilla prompts and their like are noise."""
         model = self.zg_model
-        if not isinstance(model, PeftModel) or vars(model.active_peft_config).get("attention") != "vanilla":
+        if not isinstance(model, PeftModel) or starts_as_base(model.active_peft_config):
             return untrained
         with model.disable_adapter():
             return self._measure(held_out).loss

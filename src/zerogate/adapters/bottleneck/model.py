@@ -47,12 +47,13 @@ class BottleneckModel(HookedModel):
         linears = linear_layers(model)
         if isinstance(config.target_modules, (set, list)):
             config.target_modules = sorted(config.target_modules)
-            for name in config.target_modules:
-                _must_match(name, linears, model, config)
+            for ending in config.target_modules:  # a wrong one among right ones would go unnoticed
+                if not any(name == ending or name.endswith(f".{ending}") for name in linears):
+                    raise ValueError(_matches_nothing(config, model, ending))
         matcher = names_of(config, config.target_modules or [])
         names = [name for name in linears if check_target_module_exists(matcher, name)]
         if not names:
-            raise ValueError(_matches_nothing(config, linears, model))
+            raise ValueError(_matches_nothing(config, model))
         names = _in_layers(names, config)
         return {name: _place(name, config, linears, model) for name in names}
 
@@ -129,19 +130,15 @@ def _in_layers(names: list[str], config: BottleneckConfig) -> list[str]:
     return [name for name in names if index.get(name) in wanted]
 
 
-def _must_match(ending: str, linears: dict[str, nn.Module], model: nn.Module, config: BottleneckConfig) -> None:
-    """Each entry of a list is to name some Linear layer: a wrong one among right ones would go unnoticed."""
-    if not any(name == ending or name.endswith(f".{ending}") for name in linears):
-        raise ValueError(_matches_nothing(config, linears, model, ending))
-
-
-def _matches_nothing(
-    config: BottleneckConfig, linears: dict[str, nn.Module], model: nn.Module, ending: str | None = None
-) -> str:
+def _matches_nothing(config: BottleneckConfig, model: nn.Module, ending: str | None = None) -> str:
     what = f"target_modules={config.target_modules!r}" if ending is None else f"{ending!r} in target_modules"
     others = [] if ending is None else [m for n, m in model.named_modules() if n == ending or n.endswith(f".{ending}")]
     why = f" ({type(others[0]).__name__} is none)" if others else ""
     left_out = f" after exclude_modules={config.exclude_modules!r}" if config.exclude_modules else ""
-    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in linears))
-    listing = ", ".join(kinds[:40]) + (f" and {len(kinds) - 40} more" if len(kinds) > 40 else "")
-    return f"{what} matches no Linear layer of {type(model).__name__}{left_out}{why}. There are: {listing or 'none'}."
+    return f"{what} matches no Linear layer of {type(model).__name__}{left_out}{why}. There are: {list_linears(model)}."
+
+
+def list_linears(model: nn.Module) -> str:
+    """The names of the base's Linear layers for a message, those of all layers in one, as `model.layers.*.fc1`."""
+    kinds = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in linear_layers(model)))
+    return (", ".join(kinds[:40]) or "none") + (f" and {len(kinds) - 40} more" if len(kinds) > 40 else "")
