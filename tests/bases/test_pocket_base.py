@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from zerogate.bases.pocket import pretrain, probe
 from zerogate.bases.pocket.corpus import world_round
 from zerogate.bases.pocket.tokenizer import BOS_ID, EOS_ID, PAD_ID, train_tokenizer
 from zerogate.bases.pocket.world import facts
+from zerogate.errors import UserError
 
 FOLDER = Path(pretrain.__file__).parent
 
@@ -104,3 +105,28 @@ def test_the_base_knows_a_sample_of_the_facts() -> None:
     made = probe.continuations(model, tokenizer, [fact.stem for fact in asked], probe.MARGIN)
     known = sum(probe.knows(fact, text) for fact, text in zip(asked, made, strict=True))
     assert known / len(asked) >= 0.95
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "opt", "gptj"])
+def test_every_architecture_trains_and_is_exported_whole(
+    architecture: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Small bases for `zerogate compare`: one step, then the exported folder gives the same logits in bf16."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(pretrain.model_config(architecture, width=64, layers=2))
+    ids_BT = torch.arange(5, 29).reshape(2, 12)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(ids_BT, labels=ids_BT).loss.backward()
+    for optimiser in pretrain.optimisers(model, 0.01):
+        optimiser.step()
+    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert not [name for name in still if "bias" not in name]  # a bias may have nothing to learn in one step
+    pretrain.export(tmp_path, model, tokenizer)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.dtype == torch.bfloat16 and again.config.model_type == architecture
+    torch.testing.assert_close(again(ids_BT).logits.float(), model(ids_BT).logits, rtol=0.1, atol=0.1)
+
+
+def test_an_odd_width_is_refused() -> None:
+    with pytest.raises(UserError, match="--width must be a multiple of 64"):
+        pretrain.model_config(width=96)

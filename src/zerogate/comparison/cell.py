@@ -1,6 +1,6 @@
 """One cell of a comparison, in a process of its own: train, load what was saved, ask, write `result.json`.
 
-    python -m zerogate.comparison.cell FOLDER/cell.json
+    python -m zerogate.comparison FOLDER/cell.json
 
 A process of its own is what makes the peak memory the cell's, and what a crash takes with it. What is asked is the
 saved adapter on a freshly loaded base, as a user would have it.
@@ -162,6 +162,3 @@ def main() -> None:
         sys.exit(2)
     write_text(file.parent / "result.json", json.dumps(asdict(result), indent=1) + "\n")
 
-
-if __name__ == "__main__":
-    main()

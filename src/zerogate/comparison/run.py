@@ -189,7 +189,7 @@ def _spec(comparison: Comparison, cell: Cell, recipe: dict[str, Any] | None) -> 
 def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
     file = cell.folder / "cell.json"
     write_text(file, json.dumps(spec, indent=1) + "\n")
-    command = [sys.executable, "-m", "zerogate.comparison.cell", str(file)]
+    command = [sys.executable, "-m", "zerogate.comparison", str(file)]
     ended = subprocess.run(command, check=False, stderr=None if not console.quiet else subprocess.PIPE, text=True)
     if ended.returncode:
         said = (ended.stderr or "").strip().splitlines()

@@ -25,15 +25,29 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    GenerationConfig,
+    GPTJConfig,
+    LlamaConfig,
+    OPTConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from zerogate.bases.pocket import corpus
 from zerogate.bases.pocket.tokenizer import BOS_ID, EOS_ID, MAX_LENGTH, PAD_ID, tokenizer_texts, train_tokenizer
+from zerogate.errors import UserError
 
+HEAD = 32  # size of a head
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.45
 EMBEDDING_LR_RATIO = 0.5  # AdamW's rate for embedding and norms, as a share of Muon's
 
@@ -47,12 +61,42 @@ class Progress:
     tokens: int = 0
 
 
-def model_config() -> LlamaConfig:
-    """The shape of the pocket base: 8 layers of width 256, 8 query and 4 key/value heads, tied embeddings."""
+def model_config(architecture: str = "llama", width: int = 256, layers: int = 8) -> PretrainedConfig:
+    """The shape of a base: heads of 32, embeddings tied. The pocket base is a llama of 8 layers of width 256.
+
+    Args:
+        architecture: llama (half as many key/value as query heads), bloom, opt or gptj.
+        width: hidden size, a multiple of 64.
+        layers: decoder layers.
+
+    Raises:
+        UserError: the width is no multiple of 64.
+    """
+    if width % 64:
+        raise UserError(f"--width must be a multiple of 64, not {width}: two heads of 32, sharing keys and values")
+    heads, inner = width // HEAD, 2 * width
+    common: dict[str, Any] = {
+        "vocab_size": 4096,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": PAD_ID,
+    }
+    common["tie_word_embeddings"] = True
+    if architecture == "bloom":
+        return BloomConfig(hidden_size=width, n_layer=layers, n_head=heads, **common)
+    if architecture == "opt":
+        return OPTConfig(
+            hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, ffn_dim=2 * inner,
+            max_position_embeddings=MAX_LENGTH, word_embed_proj_dim=width, dropout=0.0, **common,
+        )  # fmt: skip
+    if architecture == "gptj":
+        return GPTJConfig(
+            n_embd=width, n_layer=layers, n_head=heads, rotary_dim=HEAD // 2, n_positions=MAX_LENGTH,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **common,
+        )  # fmt: skip
     return LlamaConfig(
-        vocab_size=4096, hidden_size=256, intermediate_size=704, num_hidden_layers=8,
-        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=MAX_LENGTH, tie_word_embeddings=True,
-        bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID,
+        hidden_size=width, intermediate_size=width * 11 // 4, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads // 2, max_position_embeddings=MAX_LENGTH, **common,
     )  # fmt: skip
 
 
@@ -108,10 +152,13 @@ def learning_rate_factor(done: float) -> float:
     return max(0.0, min(done / WARMUP_SHARE, 1.0, (1.0 - done) / DECAY_SHARE))
 
 
-def optimisers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the embedding and the norms."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+def optimisers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embeddings and all that is no matrix."""
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    tables += [model.get_output_embeddings()]
+    kept = {id(table.weight) for table in tables}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in kept]
+    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in kept]
     built: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=lr * EMBEDDING_LR_RATIO, betas=(0.9, 0.95), weight_decay=0.0),
@@ -122,14 +169,14 @@ def optimisers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer
     return built
 
 
-def save_checkpoint(path: Path, model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], progress: Progress) -> None:
+def save_checkpoint(path: Path, model: PreTrainedModel, opts: list[torch.optim.Optimizer], progress: Progress) -> None:
     """Write weights, optimiser state and progress; an interrupted write leaves the previous checkpoint whole."""
     state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in opts], "progress": asdict(progress)}
     torch.save(state, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
 
 
-def load_checkpoint(path: Path, model: LlamaForCausalLM, opts: list[torch.optim.Optimizer]) -> Progress:
+def load_checkpoint(path: Path, model: PreTrainedModel, opts: list[torch.optim.Optimizer]) -> Progress:
     """Put back what `save_checkpoint` wrote, if it is there."""
     if not path.is_file():
         return Progress()
@@ -140,9 +187,9 @@ def load_checkpoint(path: Path, model: LlamaForCausalLM, opts: list[torch.optim.
     return Progress(**state["progress"])
 
 
-def export(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the base in bf16 as transformers loads it, with tokenizer and generation settings."""
-    clone = LlamaForCausalLM(model.config)
+    clone = AutoModelForCausalLM.from_config(model.config)
     clone.load_state_dict(model.state_dict())
     clone.generation_config = GenerationConfig(
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID, max_new_tokens=128
@@ -170,9 +217,9 @@ def train(arguments: argparse.Namespace) -> None:
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
-    model = LlamaForCausalLM(model_config())
+    model = AutoModelForCausalLM.from_config(model_config(arguments.architecture, arguments.width, arguments.layers))
     if arguments.start is not None:  # only the weights: rate, clock and optimiser state begin anew
-        model.load_state_dict(LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).state_dict())
+        model.load_state_dict(AutoModelForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).state_dict())
     torch.nn.Module.to(model, device)
     opts = optimisers(model, arguments.lr)
     progress = load_checkpoint(out / "checkpoint.pt", model, opts)
@@ -239,6 +286,9 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/pocket"), help="folder of the run (default: %(default)s)")
     add("--minutes", type=float, default=60, help="training time, saved and resumed too (default: %(default)s)")
     add("--lr", type=float, default=0.003, help="peak learning rate of Muon (default: %(default)s)")
+    add("--architecture", choices=("llama", "bloom", "opt", "gptj"), default="llama", help="(default: %(default)s)")
+    add("--width", type=int, default=256, help="hidden size (default: %(default)s)")
+    add("--layers", type=int, default=8, help="decoder layers (default: %(default)s)")
     add("--batch", type=int, default=16, help="windows in a step (default: %(default)s)")
     add("--length", type=int, default=512, help="tokens in a window (default: %(default)s)")
     add("--million-tokens", type=float, default=18, help="size of the text (default: %(default)s)")

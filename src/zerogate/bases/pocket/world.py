@@ -205,8 +205,8 @@ def instruction_records() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The instruction set of the pocket world, in the Alpaca format, with the bare `answer` besides.
 
     Returns:
-        `(train, heldout)`, lists of `{"instruction", "input", "output", "answer"}`. Train has every wording of every fact
-        that is not held out; heldout has one record per held-out fact, in a wording picked by the fact's hash.
+        `(train, heldout)`, lists of `{"instruction", "input", "output", "answer"}`. Train has every wording of every
+        fact that is not held out; heldout has one record per held-out fact, in a wording picked by the fact's hash.
     """
     return _records(("told", "train"), "heldout")
 
