@@ -161,4 +161,3 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     write_text(file.parent / "result.json", json.dumps(asdict(result), indent=1) + "\n")
-

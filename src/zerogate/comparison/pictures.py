@@ -1,13 +1,15 @@
-"""The pictures of a comparison: accuracy against trained parameters, and the sweeps of the learning rates."""
+"""The pictures of a comparison: accuracy against trained parameters, sweeps of learning rates, losses by step."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from zerogate.training.plots import label_axes
 
 if TYPE_CHECKING:
     from zerogate.comparison.report import Row
@@ -85,3 +87,31 @@ def draw_sweep(rows: list[Row], target: Path, title: str) -> bool:
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(target, dpi=150)
     return True
+
+
+def draw_losses(runs: dict[str, list[dict[str, Any]]], levels: dict[str, float], target: Path, title: str) -> None:
+    """Several runs beside each other: training loss on the left, held-out loss on the right.
+
+    Args:
+        runs: lines of `metrics.jsonl` by the run's name.
+        levels: constant held-out losses by name, such as the base's, drawn as dotted lines.
+        target: the PNG.
+        title: over the picture.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name, metrics in runs.items():
+        train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
+        held_out = [(m["step"], m["eval_loss"]) for m in metrics if "eval_loss" in m]
+        if train:
+            left.plot(*zip(*train, strict=True), linewidth=1.3, label=name)
+        if held_out:
+            label = f"{name}: {held_out[-1][1]:.3f}"
+            right.plot(*zip(*held_out, strict=True), linewidth=1.8, marker="o", markersize=3, label=label)
+    for name, value in levels.items():
+        right.axhline(value, color="#555555", linestyle=":", linewidth=1.2, label=f"{name}: {value:.3f}")
+    label_axes(left, "optimiser step", "loss (nats per learned token)", "training")
+    label_axes(right, "optimiser step", "", "held out")
+    figure.suptitle(title, fontsize=11)
+    (right if right.lines else left).legend(frameon=False)
+    figure.savefig(target, dpi=150)

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from zerogate.comparison.cell import Result
-from zerogate.comparison.pictures import draw_accuracy, draw_sweep
+from zerogate.comparison.pictures import draw_accuracy, draw_losses, draw_sweep
 from zerogate.comparison.recipe import Comparison, file_name
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.checkpoints import write_text
-from zerogate.training.plots import draw_comparison
 
 # A second share that a task counts beside its accuracy, shown in a column of its own.
 _BESIDE = ("contains", "compat")
@@ -319,6 +318,6 @@ def _draw(comparison: Comparison, report: Report, finals: list[Result]) -> list[
             level = [run.base_loss for run in finals if run.base == base and run.base_loss is not None]
             target = report.folder / f"loss{ending}"
             ordered = dict(reversed(curves.items()))
-            draw_comparison(ordered, {"base": level[0]} if level else {}, target, title)
+            draw_losses(ordered, {"base": level[0]} if level else {}, target, title)
             made.append(target)
     return made

@@ -32,7 +32,7 @@ def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
         axes.annotate(
             f"{value:.3f}", (step, value), xytext=(-6, 8), textcoords="offset points", ha="right", color=_HELD_OUT
         )
-    _label(axes, "optimiser step", "loss (nats per learned token)", title)
+    label_axes(axes, "optimiser step", "loss (nats per learned token)", title)
     axes.legend(frameon=False)
     figure.savefig(target, dpi=150)
 
@@ -59,7 +59,7 @@ def draw_gates(metrics: list[dict[str, Any]], final: dict[int, Tensor], target: 
     figure.colorbar(
         ScalarMappable(scale, colours), ax=curves, label="layer", ticks=layers if len(layers) <= 12 else None
     )
-    _label(curves, "optimiser step", "mean |gate| over heads", title)
+    label_axes(curves, "optimiser step", "mean |gate| over heads", title)
 
     grid = [final[layer].tolist() for layer in layers]
     most = max(max(map(abs, row)) for row in grid) or 1.0
@@ -73,38 +73,8 @@ def draw_gates(metrics: list[dict[str, Any]], final: dict[int, Tensor], target: 
     figure.savefig(target, dpi=150)
 
 
-def draw_comparison(runs: dict[str, list[dict[str, Any]]], levels: dict[str, float], target: Path, title: str) -> None:
-    """Several runs beside each other: training loss on the left, held-out loss on the right.
-
-    Args:
-        runs: lines of `metrics.jsonl` by the run's name.
-        levels: constant held-out losses by name, such as the base's, drawn as dotted lines.
-        target: the PNG.
-        title: over the picture.
-    """
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for name, metrics in runs.items():
-        train = [(m["step"], m["loss"]) for m in metrics if "loss" in m]
-        held_out = [(m["step"], m["eval_loss"]) for m in metrics if "eval_loss" in m]
-        left.plot(*zip(*train, strict=True), linewidth=1.3, label=name)
-        right.plot(
-            *zip(*held_out, strict=True),
-            linewidth=1.8,
-            marker="o",
-            markersize=3,
-            label=f"{name}: {held_out[-1][1]:.3f}",
-        )
-    for name, value in levels.items():
-        right.axhline(value, color=_BASE, linestyle=":", linewidth=1.2, label=f"{name}: {value:.3f}")
-    _label(left, "optimiser step", "loss (nats per learned token)", "training")
-    _label(right, "optimiser step", "", "held out")
-    figure.suptitle(title, fontsize=11)
-    right.legend(frameon=False)
-    figure.savefig(target, dpi=150)
-
-
-def _label(axes: Axes, x: str, y: str, title: str) -> None:
+def label_axes(axes: Axes, x: str, y: str, title: str) -> None:
+    """Names, a light grid, whole numbers of steps, no frame: how every picture looks."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, fontsize=10)

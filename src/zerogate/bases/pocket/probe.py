@@ -4,7 +4,7 @@
     python -m zerogate.bases.pocket.probe runs/pocket/preview    a checkpoint of a running pretraining
 
 A fact counts as known if greedy decoding continues the stem of its first wording (`A fox lives in`) with the answer
-and a full stop. Whether it answers instructions about the same facts is another matter: see benchmarks/pocket.py.
+and a full stop. Whether it answers instructions about the same facts is another matter: see docs/benchmarks.md.
 """
 
 from __future__ import annotations
