@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from zerogate.comparison.advice import recommend
 from zerogate.comparison.cell import Result, seconds_per_step
 from zerogate.comparison.recipe import Comparison
-from zerogate.comparison.report import Spread, recommend, write_report
+from zerogate.comparison.report import write_report
+from zerogate.comparison.rows import Spread
 from zerogate.comparison.run import best_rate
 from zerogate.errors import UserError
 

@@ -39,19 +39,19 @@ def compare(
 
     from zerogate.cli.recipes import find_recipe
     from zerogate.comparison.recipe import load_comparison
-    from zerogate.comparison.report import cells
     from zerogate.comparison.run import compare as run
     from zerogate.comparison.run import report as read
+    from zerogate.comparison.table import cells
 
     comparison = load_comparison(find_recipe(recipe), overrides)
     made = read(comparison) if report else run(comparison, only=only, console=Console(stderr=True, highlight=False))
     console = Console(highlight=False)
-    headings, rows = cells(comparison, made)
+    headings, rows = cells(made.every_row)
     table = Table(*headings, title=comparison.title)
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for line in made.advice.values():
+    for line in made.advice_lines:
         console.print(line, soft_wrap=True)
     console.print(f"\ntables    {made.folder / 'table.md'}, table.csv, results.json", soft_wrap=True)
     console.print(f"pictures  {', '.join(map(str, made.pictures))}", soft_wrap=True)

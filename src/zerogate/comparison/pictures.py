@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from zerogate.training.plots import label_axes
 
 if TYPE_CHECKING:
-    from zerogate.comparison.report import Row
+    from zerogate.comparison.rows import Row
 
 _COLOURS = colormaps["tab10"]
 
