@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig, PrefixTuningConfig, PromptTuningConfig
 from tiny_base import make_adapter, make_base
 
 from zerogate.bases import load_adapted, load_base
@@ -57,6 +58,24 @@ def test_a_batch_of_any_size_gives_the_same_responses(model: tuple[Any, Any], nu
         assert responses(ask(model, batch_size=batch_size, num_beams=num_beams)) == alone
     turned = ask(model, questions=QUESTIONS[::-1], batch_size=11, num_beams=num_beams)  # other neighbours
     assert responses(turned)[::-1] == alone
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    ],
+    ids=["prompt tuning", "prefix tuning"],
+)
+def test_learned_tokens_before_the_prompt_bear_batches(
+    config: PeftConfig, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """PEFT puts prompt tuning's tokens before the padding, which then counts in the prompt's positions."""
+    base = folders[0]
+    model = load_adapted(str(base), {"soft": make_adapter(tmp_path / "soft", base, config=config)})
+    alone = responses(ask(model, batch_size=1, questions=QUESTIONS[:5]))
+    assert responses(ask(model, batch_size=5, questions=QUESTIONS[:5])) == alone
 
 
 def test_a_response_is_what_generate_gives_to_the_prompt_alone(model: tuple[Any, Any]) -> None:

@@ -31,6 +31,19 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({int(token) for token in [*ends, tokenizer.eos_token_id] if token is not None})
 
 
+def padding_tells(model: Any) -> bool:
+    """Whether a row's answer depends on its padding: PEFT's methods that learn input tokens put them before it.
+
+    The positions of the prompt then count the padding, too, so only prompts of one length can share a batch.
+    """
+    from peft import PeftModel
+
+    # Prefix tuning learns keys and values, not tokens, and is at ease with padding.
+    methods = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+    # A type is PEFT's enum, or plain text for a method that is registered from outside.
+    return isinstance(model, PeftModel) and str(model.active_peft_config.peft_type).removeprefix("PeftType.") in methods
+
+
 def decode_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,6 +89,12 @@ def decode_batch(
     for row, prompt in enumerate(prompts):
         input_ids_BT[row, longest - len(prompt) :] = torch.as_tensor(prompt)
         mask_BT[row, longest - len(prompt) :] = 1
+    if not extra and len({len(prompt) for prompt in prompts}) > 1 and padding_tells(model):
+        return _one_length_at_a_time(
+            model, tokenizer, prompts,
+            max_new_tokens=max_new_tokens, repetition_penalty=repetition_penalty, min_new_tokens=min_new_tokens,
+            num_beams=num_beams, stop=stop,
+        )  # fmt: skip
     ends = end_tokens(model, tokenizer)
     config = GenerationConfig(
         do_sample=False,
@@ -103,6 +122,18 @@ def decode_batch(
             **extra,
         )
     return [_until_end(row, ends, pad) for row in output_BT[:, longest:].tolist()]
+
+
+def _one_length_at_a_time(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], **settings: Any
+) -> list[list[int]]:
+    answers: dict[int, list[int]] = {}
+    for length in sorted({len(prompt) for prompt in prompts}):
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        answers |= dict(
+            zip(rows, decode_batch(model, tokenizer, [prompts[row] for row in rows], **settings), strict=True)
+        )
+    return [answers[row] for row in range(len(prompts))]
 
 
 def _until_end(ids: list[int], ends: Sequence[int], pad: int) -> list[int]:

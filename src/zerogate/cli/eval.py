@@ -225,11 +225,12 @@ def _report(
 def _training_seed(adapter: Path | None) -> int | None:
     import yaml
 
-    for folder in (adapter, adapter.parent) if adapter is not None else ():
-        if (folder / "recipe.yaml").is_file():
-            recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            return recipe["train"].get("seed") if isinstance(recipe, dict) and "train" in recipe else None
-    return None
+    from zerogate.data.leaks import run_recipe
+
+    file = run_recipe(adapter.expanduser()) if adapter is not None else None
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file is not None else None
+    train = recipe.get("train") if isinstance(recipe, dict) else None
+    return train.get("seed") if isinstance(train, dict) else None
 
 
 def _show(results: list[TaskResult], leaks: dict[str, LeakCheck], harness: dict[str, Any] | None) -> None:

@@ -170,6 +170,12 @@ def training_questions(path: str) -> list[str]:
     return [record.prompt_key for record in to_records(rows, detect_format(rows[0][1]), path)]
 
 
+def run_recipe(folder: Path) -> Path | None:
+    """The recipe of the run that a folder is, or lies in as its `best` or `last`; None where there is none."""
+    run = folder.parent if folder.name in ("best", "last") else folder
+    return run / "recipe.yaml" if (run / "recipe.yaml").is_file() else None
+
+
 def recorded_training(folder: Path) -> tuple[str, list[str] | None] | None:
     """What the run that made an adapter (or a trained base) learned from, as its recipe records it.
 
@@ -180,7 +186,7 @@ def recorded_training(folder: Path) -> tuple[str, list[str] | None] | None:
         The data's name and its questions, which are None where the data is not on this machine any more; None where
         there is no recipe.
     """
-    file = next((place / "recipe.yaml" for place in (folder, folder.parent) if (place / "recipe.yaml").is_file()), None)
+    file = run_recipe(folder)
     if file is None:
         return None
     try:
