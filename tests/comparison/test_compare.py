@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 from tiny_base import make_base
 
@@ -97,6 +100,19 @@ def test_finished_cells_are_kept_and_missing_ones_run(done: Path) -> None:
     again = json.loads(lost.read_text())  # its training was finished: only the questions are asked again
     assert again["held_out_loss"] == figures["held_out_loss"] and again["accuracy"] == figures["accuracy"]
     assert {f: f.stat().st_mtime_ns for f in before if f != lost} == {f: t for f, t in before.items() if f != lost}
+
+
+def test_a_cell_that_another_process_is_at_is_waited_for(done: Path) -> None:
+    cell = done.parent / "out" / "cells" / "base-alone"
+    kept = (cell / "result.json").read_text()
+    (cell / "result.json").unlink()
+    with FileLock(cell / ".lock"):
+        waiting = subprocess.Popen([sys.executable, "-m", "zerogate.comparison", str(cell / "cell.json")])
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=20)
+        (cell / "result.json").write_text(kept + "\n")  # as the other process would
+    assert waiting.wait(timeout=60) == 0
+    assert (cell / "result.json").read_text() == kept + "\n"
 
 
 def test_a_result_of_other_settings_is_refused(done: Path) -> None:

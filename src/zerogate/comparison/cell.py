@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from zerogate.bases import load_adapted, load_base
@@ -150,14 +151,17 @@ def _load(base: BaseSection, adapter: Path | None, recipe: dict[str, Any] | None
 
 
 def main() -> None:
-    """Run the cell that the file in the first argument describes."""
+    """Run the cell that the file in the first argument describes; wait if another process is at it."""
     file = Path(sys.argv[1])
+    result_file = file.parent / "result.json"
     quiet_libraries()
-    try:
-        result = run_cell(
-            json.loads(file.read_text(encoding="utf-8")), file.parent, Console(stderr=True, highlight=False)
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    write_text(file.parent / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    with FileLock(file.parent / ".lock"):
+        if result_file.is_file():
+            return
+        try:
+            spec = json.loads(file.read_text(encoding="utf-8"))
+            result = run_cell(spec, file.parent, Console(stderr=True, highlight=False))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        write_text(result_file, json.dumps(asdict(result), indent=1) + "\n")
