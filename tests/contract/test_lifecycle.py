@@ -176,6 +176,21 @@ def test_add_switch_disable_delete_unload(name: str, dtype: torch.dtype) -> None
     assert torch.equal(outputs(family, again), outputs(family, attach(family, base(family, dtype), seed=3)))
 
 
+def test_after_a_deletion_all_layers_have_the_same_active_adapter() -> None:
+    """Adapters on different layers: each layer by itself would take the first one that it has."""
+    family = BY_NAME["llama-grouped"]
+    low = attach(family, layers_to_transform=[0])
+    alone = outputs(family, low)
+    model = attach(family, layers_to_transform=[0])
+    model.add_adapter("high", zero_init(family, layers_to_transform=[2]))
+    model.add_adapter("all", zero_init(family))
+    randomise(model, 1, "high")
+    model.set_adapter("all")
+    model.delete_adapter("all")
+    assert model.active_adapters == ["default"]
+    assert torch.equal(outputs(family, model.eval()), alone)
+
+
 @pytest.mark.parametrize("name", TWO)
 def test_two_active_adapters_add_up(name: str) -> None:
     family = BY_NAME[name]

@@ -16,10 +16,11 @@ from zerogate.bases.adapted import read_adapter
 from zerogate.bases.facts import adapter_facts
 from zerogate.errors import UserError
 from zerogate.inference import Engine, Sampling
+from zerogate.training.attach import attach
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.methods import METHODS, adapter_keys, build_config
 from zerogate.training.recipe_file import parse_recipe
-from zerogate.training.run import Outcome, attach, train
+from zerogate.training.run import Outcome, train
 
 QUIET = Console(quiet=True)
 Settings = Callable[..., dict[str, Any]]

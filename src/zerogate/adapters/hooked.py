@@ -7,17 +7,17 @@ overlapping layers need no special care. The tuner's own layer is a child of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .bank import RowAdapters, asked_rows
+from .bank import RowAdapters
+from .tuner import RowTuner
 
 
 class HookedLayer(nn.Module, BaseTunerLayer):
@@ -121,18 +121,22 @@ def names_of(config: Any, target_modules: list[str] | str) -> Any:
     return Names
 
 
-class HookedModel(BaseTuner):
+class HookedModel(RowTuner):
     """A tuner whose layers are `HookedLayer`s. A subclass chooses the layers of the base and makes its own for them."""
 
     layer_class: ClassVar[type[HookedLayer]]
     child: ClassVar[str]
     tuner_layer_cls = HookedLayer
-    peft_config: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._targets: dict[str, Any] = {}
         self._checks: dict[str, RemovableHandle] = {}
         super().__init__(*args, **kwargs)
+
+    @property
+    def cannot_merge(self) -> str:  # type: ignore[override]
+        """Its layers say why."""
+        return self.layer_class.cannot_merge
 
     def choose(self, config: Any, model: nn.Module) -> dict[str, Any]:
         """The full names of the layers to adapt, each with what `add` needs to know of it."""
@@ -187,41 +191,11 @@ class HookedModel(BaseTuner):
         if layer.reached and name in self._checks:
             self._checks.pop(name).remove()
 
-    # --- running -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT enters this around each forward pass and generation; `adapter_names` gives each row its adapter."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        rows = asked_rows(names, self.peft_config, self.model, args, kwargs)
-        layers = [m for m in self.model.modules() if isinstance(m, HookedLayer)]
-        try:
-            for layer in layers:
-                layer.rows = rows
-            yield
-        finally:
-            for layer in layers:
-                layer.rows = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """PEFT calls this inside of `_enable_peft_forward_hooks`, but for MPT leaves adapter_names to us."""
-        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
-            return super().forward(*args, **kwargs)
-
     # --- saving and leaving ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def _get_adapter_state_dict(cls, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        state = super()._get_adapter_state_dict(**kwargs)
-        dtype = getattr(torch, kwargs["config"].save_dtype)
-        return {name: tensor.to(dtype) for name, tensor in state.items()}
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         if merge:
-            raise ValueError(self.layer_class.cannot_merge)
+            raise ValueError(self.cannot_merge)
         for check in self._checks.values():
             check.remove()
         self._checks.clear()
@@ -233,18 +207,3 @@ class HookedModel(BaseTuner):
                 del module._modules[self.child]
         super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
         return self.model
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Deletes an adapter. If it was active another becomes so, the same one on every layer.
-
-        PEFT chooses layer by layer, which differs where adapters lie on different layers.
-        """
-        active = [name for name in self.active_adapters if name != adapter_name]
-        super().delete_adapter(adapter_name)
-        active = active or list(self.peft_config)[:1]
-        if active:
-            self.set_adapter(active, inference_mode=self.peft_config[active[0]].inference_mode)
-
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Raises ValueError: such an adapter cannot be merged."""
-        raise ValueError(self.layer_class.cannot_merge)

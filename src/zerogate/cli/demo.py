@@ -43,7 +43,7 @@ def demo(
     """Watch a frozen model learn to follow instructions.
 
     The embedded base knows some thousand facts and answers no question. Training
-    60 thousand parameters on half of the facts makes it answer questions about
+    20 thousand parameters on half of the facts makes it answer questions about
     the other half, which no training example mentioned. A few minutes on 2 cores.
 
     Called again, it shows the finished run; an unfinished one goes on.

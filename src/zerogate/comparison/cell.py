@@ -13,6 +13,7 @@ import json
 import resource
 import statistics
 import sys
+import warnings
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,8 @@ def main() -> None:
     file = Path(sys.argv[1])
     result_file = file.parent / "result.json"
     quiet_libraries()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # the libraries' advice to programmers
     with FileLock(file.parent / ".lock"):
         if result_file.is_file():
             return

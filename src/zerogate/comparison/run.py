@@ -35,11 +35,11 @@ from zerogate.comparison.recipe import (
 )
 from zerogate.comparison.report import Report, write_report
 from zerogate.errors import UserError
+from zerogate.training.attach import attach
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
 from zerogate.training.recipe import BaseSection
 from zerogate.training.recipe_file import dump_recipe
-from zerogate.training.run import attach
 from zerogate.training.run_folder import versions
 
 

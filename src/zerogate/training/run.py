@@ -8,9 +8,7 @@ It also runs under `accelerate launch` and `torchrun`; the batch is then shared 
 """
 
 import importlib.util
-import re
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, get_peft_model
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, set_seed
-from trl import SFTConfig
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from zerogate.bases.load import find_base, load_base
 from zerogate.data.collate import Collator
 from zerogate.data.load import Data, load_data
 from zerogate.errors import UserError
+from zerogate.training.arguments import sft_config
+from zerogate.training.attach import attach, count_parameters, make_trained_fp32, save_adapter
 from zerogate.training.callbacks import Bar, Best, Flow, Metrics, quiet_libraries, read_metrics
 from zerogate.training.card import CardFacts, render_card
 from zerogate.training.checkpoints import write_folder
 from zerogate.training.gates import gate_magnitudes
-from zerogate.training.methods import build_config, check_method, fit_config, linears_of, method_of
+from zerogate.training.methods import build_config, check_method, method_of
 from zerogate.training.plots import draw_gates, draw_loss
 from zerogate.training.recipe import Plan, Recipe, make_plan
 from zerogate.training.run_folder import open_run, read_summary, versions, write_summary
@@ -117,36 +115,10 @@ def train(
     return _run(recipe, data, plan, adapted, tokenizer, checkpoint, console)
 
 
-def attach(model: PreTrainedModel, config: PeftConfig | None, seed: int, base_name: str) -> PreTrainedModel | PeftModel:
-    """Put the adapter on the base; with no config, make every weight of the base trainable.
-
-    Raises:
-        UserError: the adapter does not fit this base.
-    """
-    set_seed(seed)
-    if config is None:
-        return model.requires_grad_(True)
-    fit_config(config, model)
-    try:
-        adapted = get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
-        # PEFT's own two ways of saying that it does not know where to go.
-        hint = linears_of(model) if re.match("Target modules|Please specify `target_modules`", str(error)) else ""
-        raise UserError(f"this adapter does not fit the base {base_name}: {error}{hint}") from error
-    adapted.peft_config["default"].base_model_name_or_path = base_name
-    return adapted
-
-
 def recorded_name(name: str) -> str:
     """How an adapter names its base: a folder by its full path, the rest as it is."""
     folder = find_base(name).folder
     return name if folder is None or name == "pocket" else str(Path(name).expanduser().resolve())
-
-
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Trainable parameters and all parameters."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
 
 
 def _check_trackers(recipe: Recipe) -> None:
@@ -189,7 +161,7 @@ def _run(
     console: Console,
 ) -> Outcome:
     folder = Path(recipe.output)
-    autocast = _make_trained_fp32(model)
+    autocast = make_trained_fp32(model)
     trained, total = count_parameters(model)
     base_loss = [m["base_loss"] for m in _metrics(folder) if "base_loss" in m]
 
@@ -227,7 +199,7 @@ def _run(
         keep_checkpoints=recipe.train.keep_checkpoints,
         pad_token_id=tokenizer.pad_token_id,
         model=model,
-        args=_arguments(recipe, plan, model, autocast, first=checkpoint is None),
+        args=sft_config(recipe, plan, model, autocast, first=checkpoint is None),
         train_dataset=Dataset.from_dict(
             {"input_ids": data.train.input_ids, "labels": data.train.labels, "row": data.train.rows}
         ),
@@ -270,72 +242,6 @@ def _run(
     return Outcome(folder, summary, model, tokenizer)
 
 
-def save_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, target: Path, card: str) -> None:
-    """Write an adapter (or a fully trained model with its tokenizer) and its card into a folder."""
-    if isinstance(model, PeftModel):
-        # Embeddings are not trained here; looking whether they were would ask the Hub.
-        model.save_pretrained(str(target), save_embedding_layers=False)
-    else:
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-    (target / "README.md").write_text(card, encoding="utf-8")
-
-
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     file = folder / "metrics.jsonl"
     return read_metrics(file) if file.exists() else []
-
-
-def _make_trained_fp32(model: torch.nn.Module) -> bool:
-    """Make what is trained fp32. True if that puts fp32 layers into a half-precision base, which needs autocast."""
-    halves = [p for p in model.parameters() if p.requires_grad and p.dtype != torch.float32]
-    for parameter in halves:
-        parameter.data = parameter.data.float()
-    return bool(halves)
-
-
-def _arguments(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: bool, first: bool) -> SFTConfig:
-    train = recipe.train
-    on_cpu = next(model.parameters()).device.type == "cpu" and (
-        recipe.base.device == "cpu" or not torch.cuda.is_available()
-    )
-    half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
-    with warnings.catch_warnings():
-        # TRL turns gradient_checkpointing on unless told, and transformers calls telling it by that name deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        return SFTConfig(
-            output_dir=recipe.output,
-            per_device_train_batch_size=plan.micro_batch,
-            gradient_accumulation_steps=plan.accumulation,
-            max_steps=plan.steps,
-            learning_rate=plan.learning_rate,
-            lr_scheduler_type={"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}[
-                train.schedule
-            ],
-            warmup_steps=plan.warmup_steps,
-            adam_beta1=train.betas[0],
-            adam_beta2=train.betas[1],
-            weight_decay=train.weight_decay,
-            max_grad_norm=train.max_grad_norm or 0.0,
-            seed=train.seed,
-            data_seed=train.seed,
-            bf16=autocast and half == torch.bfloat16,
-            fp16=half == torch.float16,  # half-precision gradients need the scaler
-            use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu and PartialState().num_processes > 1 else None,
-            ddp_find_unused_parameters=False,
-            gradient_checkpointing=train.gradient_checkpointing,
-            # Measurements and checkpoints are asked for by Flow, once each.
-            eval_strategy="no",
-            save_strategy="no",
-            eval_on_start=first,
-            logging_steps=train.log_every,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,
-            report_to=list(recipe.report_to),
-            run_name=Path(recipe.output).name,
-            disable_tqdm=True,
-            dataloader_pin_memory=not on_cpu,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-        )

@@ -8,38 +8,33 @@ below the first adapted layer, and a plain answer on merging.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from ..attention import CHILD, install_seam, uses_interface
-from ..bank import BASE, RowAdapters
+from ..bank import RowAdapters
 from ..layouts import Block, find_blocks, unknown_family
 from ..thin_seams import SAME_SOFTMAX, THIN_SEAMS
+from ..tuner import RowTuner
 from .config import ZeroInitConfig
 from .hooks import Cut, SeamCheck, place
 from .layer import CANNOT_MERGE, ZeroInitLayer
 
 
-class ZeroInitModel(BaseTuner):
+class ZeroInitModel(RowTuner):
     """A transformers model with adaption prompts and zero-init gates in its upper layers (arXiv 2303.16199)."""
 
     prefix = f"{CHILD}."
     tuner_layer_cls = ZeroInitLayer
-    peft_config: dict[str, Any]
+    cannot_merge = CANNOT_MERGE
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._targets: dict[str, Block] = {}
         self._thin_seams: list[Any] = []  # each takes a thin seam off again
         self._hooks: list[SeamCheck | Cut] = []
         super().__init__(*args, **kwargs)
-
-    # --- attaching ---------------------------------------------------------------------------------------------------
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         return peft_config  # the model itself, not its model_type, says where its attention is: see _prepare_model
@@ -107,67 +102,18 @@ class ZeroInitModel(BaseTuner):
                 raise ValueError(f'{vanilla} have attention="vanilla" and can be active only alone.')
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
-    # --- running -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT enters this around each forward pass and generation; `adapter_names` gives each row its adapter."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        rows = self._rows(names, [arg for arg in args if isinstance(arg, GenerationConfig)], kwargs)
-        layers = [m for m in self.model.modules() if isinstance(m, ZeroInitLayer)]
-        try:
-            for layer in layers:
-                layer.rows = rows
-            yield
-        finally:
-            for layer in layers:
-                layer.rows = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """PEFT calls this inside of `_enable_peft_forward_hooks`, but for MPT leaves adapter_names to us."""
-        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
-            return super().forward(*args, **kwargs)
-
-    def _rows(self, names: Any, configs: list[GenerationConfig], kwargs: dict[str, Any]) -> RowAdapters:
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"adapter_names must be a list with one adapter name per row, not {names!r}.")
-        if self.training:
-            raise ValueError(
-                "adapter_names is for inference: call model.eval() first. In training, one adapter is active."
-            )
-        unknown = sorted(set(names) - set(self.peft_config) - {BASE})
-        if unknown:
-            raise ValueError(
-                f"No adapter named {', '.join(unknown)}. There are: {', '.join([BASE, *self.peft_config])}."
-            )
-        vanilla = sorted(n for n in set(names) - {BASE} if self.peft_config[n].attention == "vanilla")
+    def _asked_rows(self, names: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RowAdapters:
+        rows = super()._asked_rows(names, args, kwargs)
+        vanilla = [name for name in rows.adapters if self.peft_config[name].attention == "vanilla"]
         if vanilla:
             raise ValueError(
                 f'{", ".join(vanilla)}: adapters with attention="vanilla" cannot share a batch with others.'
             )
-        # generate() repeats each row for beams and returned sequences before the decoder's first forward pass.
-        own = [kwargs.get("generation_config"), getattr(self.model, "generation_config", None)]
-        configs = [*configs, *(config for config in own if config is not None)]
-        repeats = [1]
-        for name in ("num_beams", "num_return_sequences"):
-            said = [kwargs.get(name), *(getattr(config, name) for config in configs)]
-            repeats.append(next((n for n in said if n), 1))
-        return RowAdapters(list(names), expand=max(repeats))
-
-    # --- saving and leaving ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def _get_adapter_state_dict(cls, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        state = super()._get_adapter_state_dict(**kwargs)
-        dtype = getattr(torch, kwargs["config"].save_dtype)
-        return {name: tensor.to(dtype) for name, tensor in state.items()}
+        return rows
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         if merge:
-            raise ValueError(CANNOT_MERGE)
+            raise ValueError(self.cannot_merge)
         for remove in [*self._thin_seams, *(hooks.remove for hooks in self._hooks)]:
             remove()
         for module in list(self.model.modules()):
@@ -175,10 +121,6 @@ class ZeroInitModel(BaseTuner):
                 del module._modules[CHILD]
         super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
         return self.model
-
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Raises ValueError: a zero-init adapter cannot be merged."""
-        raise ValueError(CANNOT_MERGE)
 
 
 def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:

@@ -1,0 +1,70 @@
+"""What our PEFT tuners share: an adapter for each row of a batch, the saved dtype, one active adapter on all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor
+
+from .bank import RowAdapters, asked_rows
+
+
+class RowTuner(BaseTuner):
+    """A tuner whose layers have a field `rows`, and whose configs have a `save_dtype`.
+
+    Attributes:
+        cannot_merge: why its adapters cannot be merged, and what to do instead.
+    """
+
+    peft_config: dict[str, Any]
+    cannot_merge: str
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around each forward pass and generation; `adapter_names` gives each row its adapter."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        rows = self._asked_rows(names, args, kwargs)
+        layers: list[Any] = [m for m in self.model.modules() if isinstance(m, self.tuner_layer_cls)]
+        try:
+            for layer in layers:
+                layer.rows = rows
+            yield
+        finally:
+            for layer in layers:
+                layer.rows = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """PEFT calls this inside of `_enable_peft_forward_hooks`, but for MPT leaves adapter_names to us."""
+        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
+            return super().forward(*args, **kwargs)
+
+    def _asked_rows(self, names: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RowAdapters:
+        return asked_rows(names, self.peft_config, self.model, args, kwargs)
+
+    @classmethod
+    def _get_adapter_state_dict(cls, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        state = super()._get_adapter_state_dict(**kwargs)
+        dtype = getattr(torch, kwargs["config"].save_dtype)
+        return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter. If it was active another becomes so, the same one on every layer.
+
+        PEFT chooses layer by layer, which differs where adapters lie on different layers.
+        """
+        active = [name for name in self.active_adapters if name != adapter_name]
+        super().delete_adapter(adapter_name)
+        active = active or list(self.peft_config)[:1]
+        if active:
+            self.set_adapter(active, inference_mode=self.peft_config[active[0]].inference_mode)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Raises ValueError: such an adapter cannot be merged."""
+        raise ValueError(self.cannot_merge)

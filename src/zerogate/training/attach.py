@@ -1,0 +1,57 @@
+"""Put a method on a loaded base, count what it trains, and save it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from zerogate.errors import UserError
+from zerogate.training.methods import fit_config, linears_of
+
+
+def attach(model: PreTrainedModel, config: PeftConfig | None, seed: int, base_name: str) -> PreTrainedModel | PeftModel:
+    """Put the adapter on the base; with no config, make every weight of the base trainable.
+
+    Raises:
+        UserError: the adapter does not fit this base.
+    """
+    set_seed(seed)
+    if config is None:
+        return model.requires_grad_(True)
+    fit_config(config, model)
+    try:
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        # PEFT's own two ways of saying that it does not know where to go.
+        hint = linears_of(model) if re.match("Target modules|Please specify `target_modules`", str(error)) else ""
+        raise UserError(f"this adapter does not fit the base {base_name}: {error}{hint}") from error
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Trainable parameters and all parameters."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+def make_trained_fp32(model: torch.nn.Module) -> bool:
+    """Make what is trained fp32. True if that puts fp32 layers into a half-precision base, which needs autocast."""
+    halves = [p for p in model.parameters() if p.requires_grad and p.dtype != torch.float32]
+    for parameter in halves:
+        parameter.data = parameter.data.float()
+    return bool(halves)
+
+
+def save_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, target: Path, card: str) -> None:
+    """Write an adapter (or a fully trained model with its tokenizer) and its card into a folder."""
+    if isinstance(model, PeftModel):
+        # Embeddings are not trained here; looking whether they were would ask the Hub.
+        model.save_pretrained(str(target), save_embedding_layers=False)
+    else:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    (target / "README.md").write_text(card, encoding="utf-8")
