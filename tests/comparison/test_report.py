@@ -16,6 +16,7 @@ from zerogate.comparison.recipe import Comparison
 from zerogate.comparison.report import write_report
 from zerogate.comparison.rows import Spread
 from zerogate.comparison.run import best_rate
+from zerogate.comparison.table import cells
 from zerogate.errors import UserError
 
 TASK = "exact_match"
@@ -88,6 +89,20 @@ def test_of_equals_the_smaller_is_recommended(tmp_path: Path) -> None:
     finals = [result("A", 0, 0.951, 9000), result("B", 0, 0.950, 10)]
     line = rows(tmp_path, finals).advice["pocket"]
     assert line.startswith("Use B, because") and "trains 10 parameters, not 9,000" in line
+
+
+def test_a_few_parameters_less_do_not_decide(tmp_path: Path) -> None:
+    finals = [result("A", 0, 0.951, 9000), result("B", 0, 0.950, 8000)]
+    line = rows(tmp_path, finals).advice["pocket"]
+    assert line.startswith("Use A, because") and line.endswith(
+        "95.0% on exact_match, which these runs cannot tell apart."
+    )
+
+
+def test_the_terminal_has_the_short_table(tmp_path: Path) -> None:
+    every = rows(tmp_path, [result("A", 0, 0.9, adapter_bytes=10, train_loss=1.0), result("B", 0, 0.5)]).every_row
+    assert cells(every, brief=True)[0] == ["method", "trained parameters", TASK, f"{TASK}, contains"]
+    assert {"adapter", "training loss", "learning rate (tried)"} < set(cells(every)[0])
 
 
 def test_without_tasks_the_held_out_loss_decides(tmp_path: Path) -> None:

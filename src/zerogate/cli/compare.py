@@ -46,8 +46,10 @@ def compare(
     comparison = load_comparison(find_recipe(recipe), overrides)
     made = read(comparison) if report else run(comparison, only=only, console=Console(stderr=True, highlight=False))
     console = Console(highlight=False)
-    headings, rows = cells(made.every_row)
+    headings, rows = cells(made.every_row, brief=True)
     table = Table(*headings, title=comparison.title)
+    for column in table.columns[1:]:
+        column.justify = "right"
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -11,7 +11,8 @@ def recommend(rows: list[Row], tasks: list[str]) -> str | None:
     """The line `use X, because`: the best by the first task (else by held-out loss), or what is as good for less.
 
     Two methods count as equal where their means differ by less than two standard errors of the difference. The
-    error comes from the seeds; with one seed, for an accuracy, from the number of questions.
+    error comes from the seeds; with one seed, for an accuracy, from the number of questions. For less means at most
+    half the trained parameters.
 
     Returns:
         None if fewer than two methods have a figure.
@@ -33,16 +34,20 @@ def recommend(rows: list[Row], tasks: list[str]) -> str | None:
         return None
     best, top, best_error = max(figures.values(), key=lambda figure: figure[1])
     equals = [f for f in figures.values() if top - f[1] <= 2 * math.hypot(best_error, f[2])]
-    chosen, value, _ = min(equals, key=lambda figure: (figure[0].trained_parameters, -figure[1]))
+    smaller = [f for f in equals if f[0].trained_parameters <= best.trained_parameters / 2]
+    chosen, value, _ = min(
+        smaller or [(best, top, best_error)], key=lambda figure: (figure[0].trained_parameters, -figure[1])
+    )
 
     def shown(value: float) -> str:
         return f"{value:.1%} on {task}" if task else f"a held-out loss of {-value:.4f}"
 
     if chosen is best:
         others = sorted((f for f in figures.values() if f[0] is not best), key=lambda f: -f[1])
+        doubt = ", which these runs cannot tell apart" if any(f is others[0] for f in equals) else ""
         return (
             f"Use {best.method}, because it has the best result of {len(figures)} methods: {shown(top)}; next comes "
-            f"{others[0][0].method} with {shown(others[0][1])}."
+            f"{others[0][0].method} with {shown(others[0][1])}{doubt}."
         )
     return (
         f"Use {chosen.method}, because its {shown(value)} cannot be told from the best ({best.method}, {shown(top)}) "

@@ -12,8 +12,12 @@ from zerogate.comparison.rows import Row
 Column = tuple[str, Callable[[Row], str]]
 
 
-def columns(rows: list[Row]) -> list[Column]:
-    """The table's columns: those that have a figure in some row."""
+# Left out where there is little room, as in a terminal.
+_DETAILS = ("adapter", "learning rate (tried)", "peak memory", "training loss", "held-out loss before")
+
+
+def columns(rows: list[Row], brief: bool = False) -> list[Column]:
+    """The table's columns: those that have a figure in some row; `brief` leaves details out."""
 
     def spread(name: str, form: Callable[[float], str]) -> Callable[[Row], str]:
         return lambda row: found.show(form) if (found := getattr(row, name)) is not None else ""
@@ -37,7 +41,8 @@ def columns(rows: list[Row]) -> list[Column]:
         names = {row.beside[task][0] for row in rows if task in row.beside}
         found += [(f"{task}, {name}", _beside(task)) for name in sorted(names)]
     found.append(("failed", lambda row: (row.failed or "").split(".")[0]))
-    return [column for column in found if any(column[1](row) for row in rows)]
+    wanted = [column for column in found if not (brief and column[0] in _DETAILS)]
+    return [column for column in wanted if any(column[1](row) for row in rows)]
 
 
 def _accuracy(task: str) -> Callable[[Row], str]:
@@ -67,9 +72,9 @@ def _size(size: float) -> str:
     return f"{size:.2f} GB"
 
 
-def cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: list[Row], brief: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table as text."""
-    chosen = columns(rows)
+    chosen = columns(rows, brief)
     return [heading for heading, _ in chosen], [[show(row) for _, show in chosen] for row in rows]
 
 
