@@ -167,4 +167,6 @@ def main() -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(130)  # the comparison, which was stopped by the same key, says so
         write_text(result_file, json.dumps(asdict(result), indent=1) + "\n")
