@@ -72,5 +72,14 @@ def test_the_pocket_world_brings_its_own_held_out_half() -> None:
     train, held, _ = load_records(DataSection(path="pocket", held_out=50))
     assert train == whole_train
     assert len(held) == 50 and {r.prompt_key for r in held} <= {r.prompt_key for r in whole_held}
-    with pytest.raises(UserError, match="the pocket world has"):
+    with pytest.raises(UserError, match=rf"data\.held_out=10000000, but pocket has {len(whole_held)} held-out records"):
         load_records(DataSection(path="pocket", held_out=10_000_000))
+
+
+def test_settings_are_chosen_within_the_training_half() -> None:
+    whole_train, whole_held, _ = load_records(DataSection(path="pocket"))
+    train, held, _ = load_records(DataSection(path="pocket-tuning"))
+    known = {r.prompt_key for r in whole_train}
+    assert {r.prompt_key for r in train} | {r.prompt_key for r in held} <= known
+    assert len(held) > 200 and find_leaks(train, held).exact == ()
+    assert not {r.prompt_key for r in held} & {r.prompt_key for r in whole_held}
