@@ -12,7 +12,7 @@ import pytest
 
 from zerogate.comparison.advice import recommend
 from zerogate.comparison.cell import Result, seconds_per_step
-from zerogate.comparison.recipe import Comparison
+from zerogate.comparison.recipe import Comparison, short_names
 from zerogate.comparison.report import write_report
 from zerogate.comparison.rows import Spread
 from zerogate.comparison.run import best_rate
@@ -147,3 +147,11 @@ def test_seconds_per_step_leave_measuring_and_resuming_out() -> None:
     ]
     assert seconds_per_step(lines) == pytest.approx(0.2)
     assert seconds_per_step(lines[:1]) is None
+
+
+def test_bases_are_called_by_what_tells_them_apart() -> None:
+    assert short_names(["runs/bases/llama/export", "runs/bases/opt/export"]) == {
+        "runs/bases/llama/export": "llama/export",
+        "runs/bases/opt/export": "opt/export",
+    }
+    assert short_names(["org/one", "two"]) == {"org/one": "one", "two": "two"}

@@ -20,6 +20,7 @@ short run first (`sweep`), on records of its own, and goes on with the best.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -247,6 +248,17 @@ def file_name(name: str) -> str:
     return "-".join(part for part in kept.split("-") if part)
 
 
+def short_names(bases: Iterable[str]) -> dict[str, str]:
+    """What to call each base: the last parts of its name, as few as tell the bases apart."""
+    parts = {base: Path(base).parts for base in bases}
+    for count in range(1, max(map(len, parts.values()), default=1) + 1):
+        names = {base: "/".join(found[-count:]) for base, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {base: base for base in parts}
+
+
 def _place(comparison: Comparison, base: BaseSection) -> Path:
     place = Path(comparison.output) / "cells"
-    return place / file_name(Path(base.name).name) if len(comparison.bases) > 1 else place
+    names = short_names(base.name for base in comparison.bases)
+    return place / file_name(names[base.name]) if len(names) > 1 else place

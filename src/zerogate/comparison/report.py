@@ -13,7 +13,7 @@ from typing import Any
 from zerogate.comparison.advice import recommend
 from zerogate.comparison.cell import Result
 from zerogate.comparison.pictures import draw_accuracy, draw_losses, draw_sweep
-from zerogate.comparison.recipe import Comparison, file_name
+from zerogate.comparison.recipe import Comparison, file_name, short_names
 from zerogate.comparison.rows import Row, make_row
 from zerogate.comparison.table import as_csv, markdown
 from zerogate.training.callbacks import read_metrics
@@ -44,8 +44,8 @@ class Report:
     @property
     def advice_lines(self) -> list[str]:
         """The advice, with the base it is for where there are several."""
-        several = len(self.rows) > 1
-        return [f"{Path(base).name}: {line}" if several else line for base, line in self.advice.items()]
+        names = short_names(self.rows)
+        return [f"{names[base]}: {line}" if len(names) > 1 else line for base, line in self.advice.items()]
 
 
 def write_report(comparison: Comparison, finals: list[Result], sweeps: list[Result]) -> Report:
@@ -78,9 +78,10 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _draw(comparison: Comparison, report: Report, finals: list[Result]) -> list[Path]:
     made = []
+    names = short_names(report.rows)
     for base, rows in report.rows.items():
-        ending = f"-{file_name(Path(base).name)}.png" if len(report.rows) > 1 else ".png"
-        title = comparison.title if len(report.rows) == 1 else f"{comparison.title}: {Path(base).name}"
+        ending = f"-{file_name(names[base])}.png" if len(names) > 1 else ".png"
+        title = comparison.title if len(names) == 1 else f"{comparison.title}: {names[base]}"
         target = report.folder / f"accuracy{ending}"
         if draw_accuracy(rows, comparison.tasks[0].label if comparison.tasks else None, target, title):
             made.append(target)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from pathlib import Path
 
+from zerogate.comparison.recipe import short_names
 from zerogate.comparison.rows import Row
 
 Column = tuple[str, Callable[[Row], str]]
@@ -24,8 +24,9 @@ def columns(rows: list[Row], brief: bool = False) -> list[Column]:
 
     loss: Callable[[float], str] = "{:.4f}".format
     found: list[Column] = [("method", lambda row: row.method or "the base alone")]
-    if len({row.base for row in rows}) > 1:
-        found.insert(0, ("base", lambda row: Path(row.base).name))
+    bases = short_names(row.base for row in rows)
+    if len(bases) > 1:
+        found.insert(0, ("base", lambda row: bases[row.base]))
     found += [
         ("trained parameters", lambda row: f"{row.trained_parameters:,}"),
         ("adapter", lambda row: _size(row.adapter_bytes) if row.adapter_bytes else ""),
