@@ -117,8 +117,10 @@ def test_a_cell_that_another_process_is_at_is_waited_for(done: Path) -> None:
 
 def test_a_result_of_other_settings_is_refused(done: Path) -> None:
     changed = load_comparison(done, ["train.batch_size=2"])
-    with pytest.raises(UserError, match="other settings than the recipe has now; delete that folder"):
+    with pytest.raises(UserError, match=r"than the recipe has now \(train.batch_size: . -> 2\); delete"):
         compare(changed, only=["LoRA, r=2"], console=QUIET)
+    with pytest.raises(UserError, match=r"base-alone holds .* \(base.dtype: .* -> bfloat16\)"):
+        compare(load_comparison(done, ["base.dtype=bfloat16"]), console=QUIET)
 
 
 def test_a_rate_that_diverges_is_a_result(tmp_path: Path, base: Path) -> None:

@@ -34,6 +34,7 @@ from zerogate.comparison.recipe import (
     sweep_cells,
 )
 from zerogate.comparison.report import Report, write_report
+from zerogate.data.jsonl import changed_settings
 from zerogate.errors import UserError
 from zerogate.training.attach import attach
 from zerogate.training.checkpoints import write_text
@@ -155,14 +156,15 @@ def _chosen(comparison: Comparison, only: list[str] | None) -> list[MethodEntry]
 def _finish(comparison: Comparison, cell: Cell, console: Console) -> Result:
     """The cell's result, run first if it is not there."""
     recipe = cell_recipe(comparison, cell).model_dump(mode="json") if cell.method else None
+    spec = _spec(comparison, cell, recipe)
     done = read_result(cell)
     if done is not None:
-        _same(done, recipe, cell)
+        _same(spec, cell)
         return done
     rate = "" if cell.rate is None else f", learning rate {cell.rate:g}"
     what = f"{cell.method}{rate}, seed {cell.seed}" if cell.method else "no adapter"
     console.print(f"\n[bold]{'sweep: ' if cell.sweep else ''}{cell.base}, {what}[/bold]", soft_wrap=True)
-    _run_process(_spec(comparison, cell, recipe), cell, console)
+    _run_process(spec, cell, console)
     result = read_result(cell)
     assert result is not None, "a cell that ended well has its result"
     if result.failed:
@@ -200,14 +202,18 @@ def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
         )
 
 
-def _same(done: Result, recipe: dict[str, Any] | None, cell: Cell) -> None:
-    """Refuse a result that was made under other settings."""
+def _same(spec: dict[str, Any], cell: Cell) -> None:
+    """Refuse a result that was made under other settings: of the recipe, the base, the data or the questions."""
 
-    def settings(recipe: dict[str, Any] | None) -> dict[str, Any]:
-        return {key: value for key, value in (recipe or {}).items() if key != "output"}
+    def settings(spec: dict[str, Any]) -> dict[str, Any]:
+        recipe = spec["recipe"] or {"base": spec["base"], "data": spec["data"]}
+        sections = {name: values for name, values in recipe.items() if isinstance(values, dict)}
+        keys = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+        return {**keys, "tasks": spec["tasks"]}
 
-    if settings(done.recipe) != settings(recipe):
+    changed = changed_settings(settings(json.loads((cell.folder / "cell.json").read_text())), settings(spec))
+    if changed:
         raise UserError(
-            f"{cell.folder} holds a result of other settings than the recipe has now; delete that folder to run it "
-            "again, or choose another output="
+            f"{cell.folder} holds a result of other settings than the recipe has now ({changed}); delete that folder "
+            "to run it again, or choose another output="
         )
