@@ -1,16 +1,20 @@
 """The four layouts of instruction data, each turned into records: Alpaca, ShareGPT, OpenAI messages, prompt/completion.
 
 `detect_format` looks at the first row's field names; a recipe may name the format instead. A row that does not fit
-is a `UserError` with its number.
+is a `UserError` with its number. Any of them may have images (`image_fields.py`).
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+from zerogate.data.image_fields import MARKER, PART_TYPES, Images, part_value, place_images, shows_images
 from zerogate.data.read import Row
 from zerogate.data.records import Record, Role, Turn
 from zerogate.errors import UserError
+from zerogate.vision.source import ImageSource
 
 FormatName = Literal["alpaca", "sharegpt", "messages", "prompt_completion"]
 
@@ -59,24 +63,37 @@ def detect_format(row: dict[str, Any]) -> FormatName:
     )
 
 
-def to_records(rows: list[Row], format: FormatName, source: str) -> list[Record]:
+def to_records(
+    rows: list[Row], format: FormatName, source: str, image_folder: Path | None = None, use_images: bool = True
+) -> list[Record]:
     """Turn rows into records.
 
     Args:
         rows: numbered rows, from `read_rows`.
         format: the layout they are in.
         source: what to call the file in errors.
+        image_folder: where relative paths of images start; by default the folder of `source`.
+        use_images: false leaves images and their markers out.
 
     Raises:
-        UserError: a row lacks a field or holds something else than text; its number is in the message.
+        UserError: a row lacks a field, holds something else than text, or has images that do not fit its markers; its
+            number is in the message. Images are not opened here.
     """
     convert = _CONVERTERS[format]
+    place = Path(source).expanduser()
+    images = Images(image_folder or (place if place.is_dir() else place.parent), use_images)
     records = []
-    for number, row in rows:
-        try:
-            records.append(convert(number, row))
-        except _BadRowError as error:
-            raise UserError(f"{source}, row {number}: {error} (format {format})") from error
+    number = 0
+    try:
+        for number, row in rows:
+            records.append(convert(number, row, images))
+        # Where nothing shows an image, "<image>" is text like any other.
+        if any(record.images for record in records) or any(shows_images(row) for _, row in rows):
+            for index, (number, row) in enumerate(rows):
+                record = place_images(records[index], records[index].images or images.of_columns(row))
+                records[index] = record if use_images else replace(record, images=())
+    except ValueError as error:
+        raise UserError(f"{source}, row {number}: {error} (format {format})") from error
     return records
 
 
@@ -95,19 +112,19 @@ def _text(row: dict[str, Any], field: str, default: str | None = None) -> str:
     return str(value)
 
 
-def _alpaca(number: int, row: dict[str, Any]) -> Record:
+def _alpaca(number: int, row: dict[str, Any], images: Images) -> Record:
     user = Turn("user", _text(row, "instruction"), input=_text(row, "input", ""))
     system = (Turn("system", _text(row, "system")),) if row.get("system") else ()
     return Record(number, (*system, user, Turn("assistant", _text(row, "output"))))
 
 
-def _prompt_completion(number: int, row: dict[str, Any]) -> Record:
+def _prompt_completion(number: int, row: dict[str, Any], images: Images) -> Record:
     if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):  # TRL's conversational layout
-        return _messages(number, {**row, "messages": [*row["prompt"], *row["completion"]]})
+        return _messages(number, {**row, "messages": [*row["prompt"], *row["completion"]]}, images)
     return Record(number, (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion"))), plain=True)
 
 
-def _sharegpt(number: int, row: dict[str, Any]) -> Record:
+def _sharegpt(number: int, row: dict[str, Any], images: Images) -> Record:
     turns: list[Turn] = []
     if row.get("system"):
         turns.append(Turn("system", _text(row, "system")))
@@ -121,23 +138,44 @@ def _sharegpt(number: int, row: dict[str, Any]) -> Record:
     return _conversation(number, turns, row.get("tools"))
 
 
-def _messages(number: int, row: dict[str, Any]) -> Record:
+def _messages(number: int, row: dict[str, Any], images: Images) -> Record:
     turns: list[Turn] = []
+    shown: list[Any] = []
     for message in _list(row, "messages" if "messages" in row else "conversations"):
         speaker = _text(message, "role")
         if speaker not in _MESSAGE_ROLES:
             raise _BadRowError(f"unknown role {speaker!r}; known: {', '.join(_MESSAGE_ROLES)}")
         content = message.get("content")
-        if isinstance(content, list):  # content parts: text is all a text model can learn from
-            if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
-                raise _BadRowError("only text parts are supported in a message's content")
-            content = "".join(_text(part, "text") for part in content)
+        if isinstance(content, list):
+            shown += [part_value(part) for part in content if _is_image(part)]
+            content = "".join(f"\n{MARKER}\n" if _is_image(part) else _text(part, "text") for part in content)
         calls = tuple(_openai_call(call) for call in message.get("tool_calls") or ())
         text = _text({"content": content}, "content", "" if calls else None)
         if calls and not text:
             text = "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
         turns.append(Turn(_MESSAGE_ROLES[speaker], text, tool_calls=calls))
-    return _conversation(number, turns, row.get("tools"))
+    record = _conversation(number, turns, row.get("tools"))
+    return replace(record, images=_shown(shown, row, images)) if shown else record
+
+
+def _is_image(part: Any) -> bool:
+    if not isinstance(part, dict) or part.get("type") not in ("text", *PART_TYPES):
+        raise _BadRowError("only text parts and image parts are supported in a message's content")
+    return part["type"] != "text"
+
+
+def _shown(parts: list[Any], row: dict[str, Any], images: Images) -> tuple[ImageSource, ...]:
+    """The images of content parts: their own, or the column's in order."""
+    column = list(images.of_columns(row))
+    without = sum(value is None for value in parts)
+    if without > len(column):
+        raise _BadRowError(
+            f"{without} image parts of its messages name no image, and the row has {len(column)} in 'images'; "
+            "without such a column only text parts and parts with an image of their own are supported"
+        )
+    if without < len(column):
+        raise _BadRowError(f"the row has {len(column)} images, its messages {without} image parts for them")
+    return tuple(column.pop(0) if value is None else images.source(value) for value in parts)
 
 
 def _list(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
@@ -180,7 +218,7 @@ def _call(call: Any) -> dict[str, Any]:
     return {"name": call["name"], "arguments": arguments}
 
 
-_CONVERTERS: dict[str, Callable[[int, dict[str, Any]], Record]] = {
+_CONVERTERS: dict[str, Callable[[int, dict[str, Any], Images], Record]] = {
     "alpaca": _alpaca,
     "sharegpt": _sharegpt,
     "messages": _messages,

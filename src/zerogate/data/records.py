@@ -4,8 +4,11 @@ Every format in `formats.py` produces these, every template in `templates.py` co
 passed between the two.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from zerogate.vision.source import ImageSource
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -36,19 +39,44 @@ class Record:
         turns: the conversation, oldest first.
         tools: JSON schemas of the tools the assistant may call.
         plain: the turns are a raw prompt and completion; `template: auto` then adds nothing around them.
+        images: what the record shows, in the order of its turns.
+        group: records of one group are never parted by a split (the same scene drawn in another order, say). Records
+            that share an image are of one group anyway.
     """
 
     row: int
     turns: tuple[Turn, ...]
     tools: tuple[dict[str, Any], ...] = field(default=())
     plain: bool = False
+    images: tuple[ImageSource, ...] = ()
+    group: str = ""
 
     @property
     def prompt_key(self) -> str:
-        """The text that asks: all that stands before the first answer. Two records with one key leak."""
-        parts: list[str] = []
+        """What asks: all text before the first answer, and the images' digests before it. Two records of one key leak.
+
+        The same question about another image is another question; the same image under another name is the same.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        parts: list[str] = [image_mark(image.digest) for image in self.images]
         for turn in self.turns:
             if turn.role == "assistant":
                 break
             parts += [turn.content, turn.input]
         return "\n".join(part for part in parts if part)
+
+
+_MARK = re.compile(r"(?:<image:[0-9a-f]{64}>\n?)+")
+
+
+def image_mark(digest: str) -> str:
+    """How a question's key names an image."""
+    return f"<image:{digest}>"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A question's key as (marks of its images, text); the first is empty for text alone."""
+    marks = _MARK.match(key)
+    return (marks[0].strip(), key[marks.end() :]) if marks else ("", key)
