@@ -1,88 +1,36 @@
-"""TRL's `SFTTrainer`, with what a run of ours needs on top: a loss over learned positions only, exact held-out
-loss, checkpoints that are whole or absent and restore bit for bit, a seeded order with little padding, and a stop at
-the first loss or gradient that is not finite.
+"""The trainer of language models: TRL's `SFTTrainer` with what a run of ours needs (`run_trainer.py`), a loss over the
+learned positions only, and exact held-out loss.
 """
 
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer
 from trl import SFTTrainer
 
-from zerogate.data.batching import epoch_order
 from zerogate.data.encode import Encoded
-from zerogate.errors import UserError
-from zerogate.training import checkpoints
-from zerogate.training.gates import gate_metrics
 from zerogate.training.held_out import HeldOut, held_out_loss, output_head
 from zerogate.training.loss import summed_loss
 from zerogate.training.methods import starts_as_base
+from zerogate.training.run_trainer import Diverged, EpochSampler, RunTrainer
 
-_WEIGHTS = "trained.safetensors"
-
-
-class Diverged(UserError):
-    """The loss or the gradient is no longer finite: the settings, not the files, are at fault."""
+__all__ = ["Diverged", "EpochSampler", "ZerogateTrainer"]
 
 
-class EpochSampler(Sampler[int]):
-    """Visit indices in `epoch_order` of the epoch it is set to."""
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool) -> None:
-        self.lengths, self.batch_size, self.seed, self.group_by_length = lengths, batch_size, seed, group_by_length
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.lengths, self.batch_size, self.seed, self.epoch, self.group_by_length))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
-class ZerogateTrainer(SFTTrainer):
-    """Train one adapter.
+class ZerogateTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
+    """Train one adapter of a language model.
 
     Args:
-        sampler: the order of the training data.
         held_out: what `evaluate` measures on, or None.
-        run_folder: where `checkpoints/` goes.
-        keep_checkpoints: how many to keep.
         pad_token_id: what to pad with.
-        kwargs: as for `SFTTrainer`; the data set is tokenised and carries `input_ids`, `labels` and `row`.
+        kwargs: as for `RunTrainer` and `SFTTrainer`; the data set is tokenised and carries `input_ids`, `labels` and
+            `row`.
     """
 
-    # Divided by the tokens of the whole step, in compute_loss.
-    loss_is_scaled_for_ga: bool | None = True  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        *,
-        sampler: EpochSampler,
-        held_out: Encoded | None,
-        run_folder: Path,
-        keep_checkpoints: int,
-        pad_token_id: int,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, held_out: Encoded | None, pad_token_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.remove_callback(PrinterCallback)  # the run has its own reports
-        self.model_accepts_loss_kwargs = True  # so that the tokens of a step are counted over all its batches
-        self.zg_sampler = sampler
         self.zg_held_out = held_out
-        self.zg_checkpoints = run_folder / "checkpoints"
-        self.zg_keep = keep_checkpoints
-        self.zg_rows: list[int] = []
         self.zg_pad_token_id = pad_token_id
-        assert isinstance(self.model, nn.Module)
-        self.zg_model: nn.Module = self.model
         self.zg_head = output_head(self.zg_model)
 
     def _send_telemetry(self) -> None:
@@ -91,72 +39,18 @@ class ZerogateTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: list[str] = ["input_ids", "labels", "row"]  # type: ignore[assignment]
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return self.zg_sampler
+    def summed_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, int]:
+        """Cross-entropy over the learned tokens of a batch, and how many there are."""
+        return summed_loss(model, self.zg_head, inputs)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        self.zg_sampler.epoch = kwargs["epoch"]
-        super()._run_epoch(*args, **kwargs)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the count takes longer than a small model's step and knows nothing of frozen layers."""
-        return 0
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Mean loss per learned token of the whole step, over all its batches and processes."""
-        assert not return_outputs, "evaluation goes through held_out_loss"
-        total, count = summed_loss(model, self.zg_head, inputs)
-        tokens = torch.as_tensor(num_items_in_batch if num_items_in_batch is not None else count).clamp(min=1)
-        # num_items_in_batch counts every process's tokens, and DDP averages the gradients over processes.
-        return total * self.accelerator.num_processes / tokens.to(total.device)
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream; remembers which rows are in the step."""
-        batches, count = super().get_batch_samples(*args, **kwargs)
-        self.zg_rows = [row for batch in batches for row in batch.pop("rows").tolist()]
-        return batches, count
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """As upstream; a loss that is not finite ends the run before it can reach the weights."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._stop_unless_finite(loss, "loss")
-        return loss
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        self._stop_unless_finite(torch.as_tensor(norm), "gradient norm")
-        return norm
-
-    def _stop_unless_finite(self, value: Tensor, what: str) -> None:
-        if torch.isfinite(value).all():
-            return
-        last = checkpoints.newest(self.zg_checkpoints)
-        kept = f"the last good checkpoint is {last[1]}" if last else "there is no checkpoint yet"
-        raise Diverged(
-            f"the {what} became {value.item()} at step {self.state.global_step + 1}, learning rate "
-            f"{self._get_learning_rate():.3g}, in the "
-            f"batch of rows {', '.join(map(str, self.zg_rows))}. Training stopped before the weights took it; "
-            f"{kept}. Look at those rows, or "
-            "lower the learning rate, or set train.max_grad_norm"
-        )
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Held-out loss and token accuracy; nothing without held-out data."""
+    def measure(self) -> dict[str, float]:
+        """Held-out loss and token accuracy; at the first step the base's loss too."""
         if self.zg_held_out is None:
             return {}
-        start = time.perf_counter()
         result = self._measure(self.zg_held_out)
-        metrics = {
-            "eval_loss": result.loss,
-            "eval_accuracy": result.accuracy,
-            "eval_seconds": time.perf_counter() - start,
-        }
+        metrics = {"eval_loss": result.loss, "eval_accuracy": result.accuracy}
         if self.state.global_step == 0:
             metrics["base_loss"] = self._base_loss(self.zg_held_out, result.loss)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _measure(self, held_out: Encoded) -> HeldOut:
@@ -170,60 +64,3 @@ class ZerogateTrainer(SFTTrainer):
             return untrained
         with model.disable_adapter():
             return self._measure(held_out).loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As upstream, with the gates beside the training loss."""
-        if "loss" in logs:
-            logs = {**logs, **gate_metrics(self.zg_model)}
-        Trainer.log(self, logs, start_time)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.zg_checkpoints / ".staging")
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside, then rename it into place."""
-        staging = self.zg_checkpoints / ".staging"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            Trainer._save_checkpoint(self, model, trial)  # SFTTrainer's would also write a card beside the run
-            self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                written = staging / f"checkpoint-{self.state.global_step}"
-                checkpoints.seal(written)
-                checkpoints.swap_in(written, checkpoints.checkpoint_path(self.zg_checkpoints, self.state.global_step))
-                checkpoints.rotate(self.zg_checkpoints, self.zg_keep)
-        except checkpoints.WRITE_ERRORS as error:
-            last = checkpoints.newest(self.zg_checkpoints)
-            kept = (
-                f"the last complete checkpoint is {last[1]}; make room and go on with --resume"
-                if last
-                else "make room and start again"
-            )
-            raise UserError(
-                f"cannot write the checkpoint of step {self.state.global_step}: {error}. Nothing half written was "
-                f"left; {kept}"
-            ) from error
-        finally:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write what is trained, as it is in memory: a saved adapter may be rounded, a checkpoint may not."""
-        assert output_dir is not None
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self._trained().items()}, Path(output_dir) / _WEIGHTS)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        trained = self._trained()
-        if saved.keys() != trained.keys():
-            raise UserError(f"the checkpoint {resume_from_checkpoint} holds other parameters than this recipe trains")
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(saved[name])
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.zg_model.named_parameters() if p.requires_grad}
