@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from zerogate.data.records import Record, Turn
 from zerogate.data.templates import Segment, TemplateName, prompt_segments, segment_record
 from zerogate.errors import UserError
+from zerogate.vision.source import ImageSource
 
 IGNORE = -100
 
@@ -60,12 +61,19 @@ class Encoded:
         labels: the same shape; `-100` where nothing is learned. Not shifted.
         rows: the row each sequence came from.
         report: what was left out.
+        images: what each sequence shows, aligned with `rows`; empty tuples for text alone.
     """
 
     input_ids: list[np.ndarray]
     labels: list[np.ndarray]
     rows: list[int]
     report: EncodeReport
+    images: list[tuple[ImageSource, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Sequences that came without images show none."""
+        if not self.images:
+            self.images = [()] * len(self.rows)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -107,17 +115,17 @@ def encode_records(
     """
     report = EncodeReport(records=len(records))
     sequences: list[list[Segment]] = []
-    rows: list[int] = []
+    origins: list[Record] = []
     for record in records:
         cut = segment_record(record, template, tokenizer)
         cut = [sequence for sequence in cut if any(segment.learn for segment in sequence)]
         if not cut:
             report.nothing_to_learn.append(record.row)
         sequences += cut
-        rows += [record.row] * len(cut)
+        origins += [record] * len(cut)
 
     encoded = Encoded([], [], [], report)
-    for row, (ids, labels) in zip(rows, _encode(sequences, tokenizer), strict=True):
+    for record, (ids, labels) in zip(origins, _encode(sequences, tokenizer), strict=True):
         if len(ids) > max_length:
             report.too_long += 1
             if too_long == "drop":
@@ -125,12 +133,13 @@ def encode_records(
                 continue
             ids, labels = ids[:max_length], labels[:max_length]
             if not (labels[1:] != IGNORE).any():
-                report.nothing_to_learn.append(row)
+                report.nothing_to_learn.append(record.row)
                 continue
             report.truncated += 1
         encoded.input_ids.append(ids)
         encoded.labels.append(labels)
-        encoded.rows.append(row)
+        encoded.rows.append(record.row)
+        encoded.images.append(record.images)
 
     if report.nothing_to_learn and nothing_to_learn == "refuse":
         raise UserError(

@@ -89,7 +89,8 @@ def to_records(
             records.append(convert(number, row, images))
         # Where nothing shows an image, "<image>" is text like any other.
         if any(record.images for record in records) or any(shows_images(row) for _, row in rows):
-            for index, (number, row) in enumerate(rows):
+            for index, (place_in_file, row) in enumerate(rows):
+                number = place_in_file
                 record = place_images(records[index], records[index].images or images.of_columns(row))
                 records[index] = record if use_images else replace(record, images=())
     except ValueError as error:
@@ -175,7 +176,10 @@ def _shown(parts: list[Any], row: dict[str, Any], images: Images) -> tuple[Image
         )
     if without < len(column):
         raise _BadRowError(f"the row has {len(column)} images, its messages {without} image parts for them")
-    return tuple(column.pop(0) if value is None else images.source(value) for value in parts)
+    try:
+        return tuple(column.pop(0) if value is None else images.source(value) for value in parts)
+    except ValueError as error:
+        raise _BadRowError(f"the image of a content part {error}") from error
 
 
 def _list(row: dict[str, Any], field: str) -> list[dict[str, Any]]:

@@ -37,8 +37,12 @@ class Images:
         """
         if not self.use:
             return ImageSource("(left out)", data=b"")
+        if isinstance(value, str) and value in self._known:
+            return self._known[value]
         source = source_from(value, self.folder)
-        return self._known.setdefault(str(source.path), source) if source.path is not None else source
+        if source.path is not None:
+            source = self._known.setdefault(str(source.path), source)
+        return self._known.setdefault(value, source) if isinstance(value, str) else source
 
     def of_columns(self, row: dict[str, Any]) -> tuple[ImageSource, ...]:
         """The images of a row's columns: none, one or several.

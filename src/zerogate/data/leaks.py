@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from zerogate.data.formats import detect_format, to_records
 from zerogate.data.load import POCKET, load_records
 from zerogate.data.read import read_rows
+from zerogate.data.records import split_key
 from zerogate.data.section import DataSection
 from zerogate.data.split import normalise
 from zerogate.errors import UserError
@@ -105,6 +106,9 @@ class LeakCheck:
 def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck:
     """Look for each test question in the training texts.
 
+    Questions about images (keys of records, which begin with the images' marks) are only alike when their images are
+    the same.
+
     Time grows with the words of both, not with their product: only training texts that share a telling run with a
     question are compared with it (52,000 training texts against 2,000 questions take seconds).
 
@@ -112,25 +116,28 @@ def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck
         train: questions (answers left out) that a model learned from.
         test: questions that it is to be asked.
     """
-    questions = [normalise(text) for text in test]
+    shown, asked = zip(*map(split_key, test), strict=True) if test else ((), ())
+    questions = [normalise(text) for text in asked]
     runs = _telling_runs(questions)
     owners: dict[tuple[str, ...], list[int]] = {}
     for number, found in enumerate(runs):
         for run in found if len(found) >= FEWEST else ():
             owners.setdefault(run, []).append(number)
-    whole: dict[str, list[int]] = {}
+    whole: dict[tuple[str, str], list[int]] = {}
     for number, text in enumerate(questions):
-        whole.setdefault(text, []).append(number)
+        whole.setdefault((shown[number], text), []).append(number)
     best: dict[int, tuple[float, int]] = {}
     for place, text in enumerate(train):
-        known = normalise(text)
+        images, learned = split_key(text)
+        known = normalise(learned)
         shared: Counter[int] = Counter()
         for run in _runs(known):
             shared.update(owners.get(run, ()))
         close = {number: count / len(runs[number]) for number, count in shared.items()}
         # All telling runs may be there and the numbers still differ: only the same text counts as 1.
         close = {number: min(share, 0.999) for number, share in close.items() if share >= SHARE}
-        close |= dict.fromkeys(whole.get(known, ()), 1.0)
+        close = {number: share for number, share in close.items() if shown[number] == images}
+        close |= dict.fromkeys(whole.get((images, known), ()), 1.0)
         for number, share in close.items():
             if share > best.get(number, (0.0, 0))[0]:
                 best[number] = (share, place)
@@ -213,5 +220,6 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _short(text: str, length: int = 160) -> str:
-    line = " ".join(text.split())
+    images, asked = split_key(text)
+    line = " ".join(f"{'(with an image) ' * bool(images)}{asked}".split())
     return line if len(line) <= length else line[: length - 3] + "..."

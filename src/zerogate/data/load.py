@@ -4,18 +4,23 @@ data = load_data(section, tokenizer)
 print("\\n".join(data.lines()))
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
+from zerogate.data.archive import image_folder, is_archive
 from zerogate.data.encode import Encoded, encode_records
 from zerogate.data.formats import FormatName, detect_format, to_records
+from zerogate.data.layouts import LAYOUTS, LayoutName, example_records, read_examples
 from zerogate.data.read import read_rows
 from zerogate.data.records import Record
 from zerogate.data.section import DataSection
 from zerogate.data.split import LeakReport, find_leaks, split_held_out
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
+from zerogate.vision.check import ImageReport, check_images
 
 # The embedded base's own instructions: all of them, or a split within the training half for choosing settings.
 POCKET = ("pocket", "pocket-tuning")
@@ -23,7 +28,7 @@ POCKET = ("pocket", "pocket-tuning")
 
 @dataclass(frozen=True)
 class Data:
-    """Encoded data and what is known of it.
+    """Encoded data and what is known of it. Its images have been looked at: they can all be read.
 
     Attributes:
         train: sequences to learn from.
@@ -31,13 +36,17 @@ class Data:
         format: the layout the records had.
         template: how they were worded.
         leaks: held-out prompts that training also has, or None.
+        images: what the look at all images of `train` found; rows in `bad` were left out.
+        held_out_images: the same of `held_out`.
     """
 
     train: Encoded
     held_out: Encoded | None
-    format: FormatName
+    format: FormatName | LayoutName
     template: TemplateName
     leaks: LeakReport | None
+    images: ImageReport = field(default_factory=ImageReport)
+    held_out_images: ImageReport = field(default_factory=ImageReport)
 
     def lines(self) -> list[str]:
         """What was read, in words."""
@@ -46,15 +55,20 @@ class Data:
         if self.held_out is not None and self.leaks is not None:
             lines.append(f"{self.held_out.report.records:,} held-out records; {self.leaks.line()}")
             lines += [f"held out: {line}" for line in self.held_out.report.lines()]
+        lines += self.images.lines()
+        lines += [f"held out: {line}" for line in self.held_out_images.lines()]
         return lines
 
 
-def load_records(section: DataSection) -> tuple[list[Record], list[Record], FormatName]:
+def load_records(section: DataSection) -> tuple[list[Record], list[Record], FormatName | LayoutName]:
     """Read the records of a section and split them: (training, held out, format). The second part may be empty.
+
+    Images are not opened here: `load_data` does it, and `check_images` of `zerogate.vision`.
 
     Raises:
         UserError: anything wrong with the files.
     """
+    format: FormatName | LayoutName
     if section.path in POCKET:
         train, held_out, format = _pocket_records(section)
     else:
@@ -70,12 +84,15 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
 
 
 def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
-    """Read, split, check for leaks and tokenise.
+    """Read, split, look at all images, check for leaks and tokenise.
 
     Raises:
-        UserError: anything wrong with the files or the rows.
+        UserError: anything wrong with the files, the rows or the images.
     """
     train, held_out, format = load_records(section)
+    other = section.held_out if isinstance(section.held_out, str) else section.path
+    train, images = _with_good_images(train, section, section.path)
+    held_out, held_out_images = _with_good_images(held_out, section, other)
     template = resolve_template(section, format, tokenizer)
 
     def encode(records: list[Record], source: str) -> Encoded:
@@ -85,16 +102,25 @@ def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
 
     return Data(
         train=encode(train, section.path),
-        held_out=encode(held_out, section.held_out if isinstance(section.held_out, str) else section.path)
-        if held_out
-        else None,
+        held_out=encode(held_out, other) if held_out else None,
         format=format,
         template=template,
         leaks=find_leaks(train, held_out) if held_out else None,
+        images=images,
+        held_out_images=held_out_images,
     )
 
 
-def resolve_template(section: DataSection, format: FormatName, tokenizer: PreTrainedTokenizerBase) -> TemplateName:
+def _with_good_images(records: list[Record], section: DataSection, source: str) -> tuple[list[Record], ImageReport]:
+    checked = check_images((record.row, record.images) for record in records)
+    if section.bad_images == "refuse":
+        checked.refuse(source, " (data.bad_images=drop leaves these rows out)")
+    return [record for record in records if record.row not in checked.bad], checked
+
+
+def resolve_template(
+    section: DataSection, format: FormatName | LayoutName, tokenizer: PreTrainedTokenizerBase
+) -> TemplateName:
     """What `template: auto` means for this format and tokenizer."""
     if section.template != "auto":
         return section.template
@@ -105,7 +131,14 @@ def resolve_template(section: DataSection, format: FormatName, tokenizer: PreTra
     return "alpaca"
 
 
-def _read(path: str, section: DataSection) -> tuple[list[Record], FormatName]:
+def _read(path: str, section: DataSection) -> tuple[list[Record], FormatName | LayoutName]:
+    if section.format in LAYOUTS:
+        layout = cast(LayoutName, section.format)
+        return example_records(read_examples(layout, path, section.split, section.images, section.use_images)), layout
+    if is_archive(Path(path)):
+        raise UserError(
+            f"{path} is an archive: name what it holds with data.format ({', '.join(LAYOUTS)}), or unpack it"
+        )
     rows = read_rows(path, section.split)
     format: FormatName
     if section.format == "auto":
@@ -114,8 +147,9 @@ def _read(path: str, section: DataSection) -> tuple[list[Record], FormatName]:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     else:
-        format = section.format
-    return to_records(rows, format, path), format
+        format = cast(FormatName, section.format)
+    folder = image_folder(section.images) if section.images is not None else None
+    return to_records(rows, format, path, folder, section.use_images), format
 
 
 def pocket_rows(path: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from zerogate.data.formats import FormatName
+from zerogate.data.layouts import LayoutName
 from zerogate.data.templates import TemplateName
 
 
@@ -14,9 +15,10 @@ class DataSection(BaseModel):
     Attributes:
         path: a JSON, JSONL or Parquet file (also `.xz`, `.gz`, `.bz2`), a folder, a data set id on the Hub, or
             `pocket` for the embedded base's own instruction data (`pocket-tuning`: its training half only, a part of
-            it held out, for choosing settings).
-        format: the layout of the records; `auto` looks at the first.
-        split: which split of a folder or a Hub data set.
+            it held out, for choosing settings). For the published data sets with images: a folder or an archive.
+        format: the layout of the records; `auto` looks at the first. Published data sets (`easy_vqa`, `flickr8k`, ...)
+            are named.
+        split: which split of a folder, a Hub data set or a published one (there also a part: `train[:90%]`).
         template: `alpaca`, the tokenizer's `chat` template, or `plain` for prompt and completion as they stand.
             `auto` takes `plain` for prompt/completion files, `chat` for conversations if the tokenizer has a
             template, else `alpaca`.
@@ -26,12 +28,15 @@ class DataSection(BaseModel):
         held_out: how many records to keep for measuring, or a file of them, or nothing.
         split_seed: picks the held-out records.
         limit: take only the first so many records.
+        images: the folder (or archive) that the records' relative image paths start from, if it is not the data's own.
+        use_images: false leaves the images out: the same records for a model that sees nothing.
+        bad_images: `refuse` to start when images cannot be read, or `drop` their rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
-    format: Literal["auto"] | FormatName = "auto"
+    format: Literal["auto"] | FormatName | LayoutName = "auto"
     split: str = "train"
     template: Literal["auto"] | TemplateName = "auto"
     max_length: Annotated[int, Field(ge=2)] = 512
@@ -40,3 +45,6 @@ class DataSection(BaseModel):
     held_out: Annotated[int, Field(ge=1)] | str | None = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    images: str | None = None
+    use_images: bool = True
+    bad_images: Literal["refuse", "drop"] = "refuse"

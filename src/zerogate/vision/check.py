@@ -36,8 +36,11 @@ class ImageReport:
     bad: dict[int, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """The report in words, nothing for what there is not. What is wrong is said by `refuse`."""
+        """The report in words, nothing for what there is not."""
         lines = [f"{self.images:,} images"] if self.images else []
+        if self.bad:
+            row = min(self.bad)
+            lines.append(f"{len(self.bad):,} rows with images that cannot be used left out: row {row}, {self.bad[row]}")
         if self.several_frames:
             lines.append(f"{self.several_frames:,} images are animated or have several pages: the first frame is used")
         return lines

@@ -31,6 +31,9 @@ MAX_RATIO = 100
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read; photographs with a second picture inside (MPO) count as JPEG."""
 
+# Modes that become RGB whatever their values are: a check can leave that out.
+_ALWAYS_RGB = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
 # What PIL's readers raise on damaged files: the first five were seen in 50,000 files with random damage.
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, IndexError,
@@ -75,7 +78,9 @@ def check_image(source: ImageSource) -> int:
         if image.format in ("JPEG", "MPO"):
             # An eighth of the size: every byte of the file is still decoded, at a third of the time.
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-        to_rgb(image)
+        image.load()
+        if image.mode not in _ALWAYS_RGB:
+            to_rgb(image)
     return frames
 
 
@@ -107,7 +112,7 @@ def _within_limits(source: ImageSource, width: int, height: int) -> None:
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise UserError(
-            f"{source.name}: {width:,} x {height:,} pixels; the long side may be {MAX_RATIO} times the short one at most"
+            f"{source.name}: {width:,} x {height:,} pixels; the long side may have {MAX_RATIO} times the short one's"
         )
 
 

@@ -1,7 +1,7 @@
 """Where one image is: a file, or bytes that a record holds. Nothing is read until someone asks for it.
 
-    source = source_from("pictures/3.png", folder=Path("data"))     # also {"bytes": ...}, a data: URL, a PIL image
-    source.digest                                                   # the same for the same content, under any name
+source = source_from("pictures/3.png", folder=Path("data"))     # also {"bytes": ...}, a data: URL, a PIL image
+source.digest                                                   # the same for the same content, under any name
 """
 
 from __future__ import annotations
