@@ -31,7 +31,10 @@ def write(tmp_path: Path, settings: dict[str, Any]) -> Path:
         ({"adapter": {"method": "zeroinit"}}, "unknown adapter.method 'zeroinit'; did you mean zero_init?"),
         ({"adapter": {"prompt_length": 3}}, "adapter.method is missing"),
         ({"train__epochs": 1}, "train: give epochs or steps, not both"),
-        ({"train__learning_rate": None}, "train: give learning_rate or base_learning_rate"),
+        (
+            {"adapter": {"method": "lora"}, "train__learning_rate": None},
+            "train: give learning_rate or base_learning_rate",
+        ),
         ({"train__warmup_epochs": 1}, "give warmup_epochs or warmup_steps, not both"),
         ({"train__micro_batch_size": 3}, "batch_size 8 is not a multiple of micro_batch_size 3"),
         ({"train__batch_size": 0}, "train.batch_size: input should be greater than 0, not 0"),
@@ -48,6 +51,13 @@ def test_mistakes_are_named(
     with pytest.raises(UserError) as caught:
         load_recipe(write(tmp_path, settings(**change)))
     assert message in str(caught.value)
+
+
+def test_zero_init_has_a_rate_of_its_own(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    given = settings(train__learning_rate=None)
+    assert load_recipe(write(tmp_path, given)).train.effective_learning_rate == METHODS["zero_init"].learning_rate
+    papers = settings(train__learning_rate=None, train__base_learning_rate=9e-3, train__batch_size=64)
+    assert load_recipe(write(tmp_path, papers)).train.effective_learning_rate == pytest.approx(2.25e-3)
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Method:
         defaults: settings a recipe need not repeat.
         fixed: settings that make the method what it is, and that no recipe changes.
         unlike: what the method cannot be combined with in `train:`, by key.
+        learning_rate: AdamW's peak rate where a recipe gives none, if one rate suits bases of all widths; else None.
     """
 
     summary: str
@@ -37,6 +38,7 @@ class Method:
     defaults: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
+    learning_rate: float | None = None
 
 
 def _ours(name: str) -> Callable[[], type[PeftConfig]]:
@@ -61,7 +63,9 @@ _CACHED = "it puts its prefix into the layers' caches, which transformers takes 
 
 METHODS: dict[str, Method] = {
     "zero_init": Method(
-        "zero-init attention: prompts in the upper layers behind gates that start at zero", _ours("ZeroInitConfig")
+        "zero-init attention: prompts in the upper layers behind gates that start at zero",
+        _ours("ZeroInitConfig"),
+        learning_rate=0.1,  # docs/training.md says why, docs/benchmarks.md how well it does from 64 to 512 wide
     ),
     "bottleneck": Method(
         "bottleneck adapters: small networks beside or behind Linear layers", _ours("BottleneckConfig")
@@ -136,8 +140,12 @@ def adapter_keys(adapter: dict[str, Any]) -> list[str]:
     return [f.name for f in dataclasses.fields(config) if f.init and f.name not in reserved]
 
 
-def build_config(adapter: dict[str, Any]) -> PeftConfig | None:
+def build_config(adapter: dict[str, Any], task_type: str | None = "CAUSAL_LM") -> PeftConfig | None:
     """Make the PEFT config a recipe asks for; None for full fine-tuning.
+
+    Args:
+        adapter: the recipe's section.
+        task_type: PEFT's word for what the model does; None where it has none.
 
     Raises:
         UserError: a value of the wrong type, or one the method refuses (K < 1 and the like).
@@ -157,7 +165,7 @@ def build_config(adapter: dict[str, Any]) -> PeftConfig | None:
             problems = "; ".join(dict.fromkeys(entry["msg"][0].lower() + entry["msg"][1:] for entry in error.errors()))
             raise UserError(f"adapter.{key}: {problems}, not {value!r}") from error
     try:
-        return config_class(task_type="CAUSAL_LM", **settings)
+        return config_class(task_type=task_type, **settings)
     except (ValueError, TypeError) as error:
         raise UserError(f"adapter ({adapter['method']}): {error}") from error
 

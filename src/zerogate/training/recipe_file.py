@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from zerogate.errors import UserError
-from zerogate.training.methods import adapter_keys
+from zerogate.training.methods import METHODS, adapter_keys
+from zerogate.training.problems.sections import recipe_class
 from zerogate.training.recipe import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,12 +59,28 @@ def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
         settings = {**settings, "report_to": [] if reports == "none" else [reports]}
     elif reports is None:
         settings = {key: value for key, value in settings.items() if key != "report_to"}
-    recipe = validate(Recipe, settings, source)
+    kind = recipe_class(settings)
+    if kind is Recipe:
+        settings = {key: value for key, value in settings.items() if key != "task"}  # it need not be said
+    recipe = validate(kind, settings, source)
     method_keys = adapter_keys(recipe.adapter)  # raises for an unknown method
     for key in recipe.adapter:
         if key != "method" and key not in method_keys:
             raise UserError(f"{source}: {_unknown(f'adapter.{key}', key, ['method', *method_keys])}")
     return recipe
+
+
+def _with_rate(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the method's own learning rate, where they give none and the method has one."""
+    train, adapter = settings.get("train"), settings.get("adapter")
+    if not isinstance(train, dict) or not isinstance(adapter, dict):
+        return settings  # the schema says what is wrong
+    method = METHODS.get(str(adapter.get("method")))
+    if method is None or method.learning_rate is None:
+        return settings
+    if any(train.get(key) is not None for key in ("learning_rate", "base_learning_rate")):
+        return settings
+    return {**settings, "train": {**train, "learning_rate": method.learning_rate}}
 
 
 def validate(kind: type[Model], settings: dict[str, Any], source: str) -> Model:
