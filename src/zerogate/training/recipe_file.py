@@ -62,7 +62,7 @@ def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
     kind = recipe_class(settings)
     if kind is Recipe:
         settings = {key: value for key, value in settings.items() if key != "task"}  # it need not be said
-    recipe = validate(kind, settings, source)
+    recipe = validate(kind, _with_rate(settings), source)
     method_keys = adapter_keys(recipe.adapter)  # raises for an unknown method
     for key in recipe.adapter:
         if key != "method" and key not in method_keys:
