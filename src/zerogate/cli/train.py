@@ -26,6 +26,7 @@ def train(
 
     from zerogate.cli.recipes import find_recipe
     from zerogate.training.card import next_command
+    from zerogate.training.problems.sections import LabelledRecipe
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train as run
 
@@ -40,8 +41,16 @@ def train(
             f"held out  loss {summary['base_loss']:.4f} before, {summary['last_loss']:.4f} after, "
             f"{summary['best_loss']:.4f} at best (step {summary['best_step']:,})"
         )
+    if "last" in summary:
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {value:.2%} ({summary['best'][name]:.2%} at best)"
+            for name, value in summary["last"].items()
+        )
+        console.print(f"held out  {figures}")
     chosen = "best" if summary["best_loss"] is not None else "last"
     console.print(f"adapter   {outcome.folder / chosen}")
     console.print(f"pictures  {', '.join(str(picture) for picture in sorted(outcome.folder.glob('*.png')))}")
+    if isinstance(settings, LabelledRecipe):
+        return  # its card says how to load it
     command = next_command(settings.adapter["method"], settings.base.name, str(outcome.folder / chosen))
     console.print(f"next      {command}", soft_wrap=True)

@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
 
 from zerogate.errors import UserError
 from zerogate.training.methods import fit_config, linears_of
 
 
-def attach(model: PreTrainedModel, config: PeftConfig | None, seed: int, base_name: str) -> PreTrainedModel | PeftModel:
+def attach(
+    model: PreTrainedModel, config: Any, seed: int, base_name: str, heads: list[str] | None = None
+) -> PreTrainedModel | PeftModel:
     """Put the adapter on the base; with no config, make every weight of the base trainable.
+
+    Args:
+        model: the base.
+        config: the adapter's PEFT config, or None.
+        seed: of its weights.
+        base_name: recorded with it.
+        heads: modules to train whole and save with the adapter, whatever the method.
 
     Raises:
         UserError: the adapter does not fit this base.
@@ -22,6 +31,8 @@ def attach(model: PreTrainedModel, config: PeftConfig | None, seed: int, base_na
     if config is None:
         return model.requires_grad_(True)
     fit_config(config, model)
+    if heads and not config.is_prompt_learning:  # PEFT does it by itself for prompts, whose configs cannot say it
+        config.modules_to_save = [*(config.modules_to_save or []), *heads]
     try:
         adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
@@ -46,12 +57,12 @@ def make_trained_fp32(model: torch.nn.Module) -> bool:
     return bool(halves)
 
 
-def save_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, target: Path, card: str) -> None:
-    """Write an adapter (or a fully trained model with its tokenizer) and its card into a folder."""
+def save_adapter(model: Any, processor: Any, target: Path, card: str) -> None:
+    """Write an adapter (or a fully trained model with its tokenizer or image processor) and its card into a folder."""
     if isinstance(model, PeftModel):
         # Embeddings are not trained here; looking whether they were would ask the Hub.
         model.save_pretrained(str(target), save_embedding_layers=False)
     else:
         model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        processor.save_pretrained(target)
     (target / "README.md").write_text(card, encoding="utf-8")

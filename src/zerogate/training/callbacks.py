@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zerogate.training.checkpoints import write_text
+from zerogate.training.problems.problem import Merit
 from zerogate.training.recipe import TrainSection
 
 
@@ -90,10 +91,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 class Best(TrainerCallback):
-    """Save the adapter whenever the held-out loss is the lowest so far. Checkpoints keep the record of it."""
+    """Save the adapter whenever its held-out figure is the best so far. Checkpoints keep the record of it."""
 
-    def __init__(self, save: Callable[[str, TrainerState, dict[str, float]], None]) -> None:
+    def __init__(self, save: Callable[[str, TrainerState, dict[str, float]], None], merit: Merit | None = None) -> None:
         self.save = save
+        self.merit = merit or Merit()
         self.latest: dict[str, float] = {}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -102,8 +104,9 @@ class Best(TrainerCallback):
         self.latest = metrics
         if state.global_step == 0:
             return
-        if state.best_metric is None or metrics["eval_loss"] < state.best_metric:
-            state.best_metric = metrics["eval_loss"]
+        value = metrics[self.merit.key]
+        if self.merit.improves(value, state.best_metric):
+            state.best_metric = value
             state.best_global_step = state.global_step
             if state.is_world_process_zero:
                 self.save("best", state, metrics)
@@ -117,8 +120,9 @@ class Best(TrainerCallback):
 class Bar(TrainerCallback):
     """A progress bar with the loss; where the output is no terminal, a line now and then."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, merit: Merit | None = None) -> None:
         self.console = console
+        self.merit = merit or Merit()
         self.progress: Progress | None = None
         self.note = ""
         self.latest_printed = 0.0
@@ -157,7 +161,8 @@ class Bar(TrainerCallback):
         if "loss" in logs:
             self.note = f"loss {logs['loss']:.3f}"
         elif "eval_loss" in logs:
-            self.console.print(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}")
+            figure = "" if self.merit.key == "eval_loss" else f", {self.merit.name} {logs[self.merit.key]:.2%}"
+            self.console.print(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}{figure}")
             return
         else:
             return

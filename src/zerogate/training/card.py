@@ -1,6 +1,6 @@
 """The card of a saved adapter: what it is, what it learned from, how well, and the three lines that use it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -26,6 +26,8 @@ class CardFacts:
         base_loss: held-out loss before training, if measured.
         loss: held-out loss now, if measured.
         folder: the adapter's folder.
+        figures: held-out figures besides the loss, from 0 to 1.
+        pipeline: transformers' name of what it does.
         versions: name and version of what made it.
     """
 
@@ -45,6 +47,8 @@ class CardFacts:
     loss: float | None
     folder: str
     versions: dict[str, str]
+    figures: dict[str, float] = field(default_factory=dict)
+    pipeline: str = "text-generation"
 
 
 def render_card(facts: CardFacts) -> str:
@@ -53,17 +57,18 @@ def render_card(facts: CardFacts) -> str:
         "base_model": facts.base,
         "library_name": "transformers" if facts.method == "full" else "peft",
         "tags": ["zerogate", facts.method],
-        "pipeline_tag": "text-generation",
-        # Chat and generation read this, so that a question is worded as the training records were.
-        "zerogate_template": facts.template,
+        "pipeline_tag": facts.pipeline,
     }
+    if facts.template:
+        # Chat and generation read this, so that a question is worded as the training records were.
+        metadata["zerogate_template"] = facts.template
     settings = ", ".join(f"{key} {value}" for key, value in facts.settings.items() if key != "method") or "defaults"
     rows = [
         ("base", f"`{facts.base}`"),
         ("method", f"{facts.summary} ({settings})"),
         ("trained parameters", f"{facts.trained:,} of {facts.total:,} ({facts.trained / facts.total:.3%})"),
         ("data", "; ".join(facts.data)),
-        ("template", facts.template),
+        *([("template", facts.template)] if facts.template else []),
         (
             "training",
             f"step {facts.step} of {facts.steps}, batch {facts.batch_size}, peak learning rate "
@@ -73,17 +78,26 @@ def render_card(facts: CardFacts) -> str:
     if facts.base_loss is not None:
         rows.append(("held-out loss of the base", f"{facts.base_loss:.4f} nats per token"))
     if facts.loss is not None:
-        rows.append(("held-out loss with this", f"{facts.loss:.4f} nats per token"))
+        per = "token" if facts.pipeline == "text-generation" else "label"
+        rows.append(("held-out loss with this", f"{facts.loss:.4f} nats per {per}"))
+    rows += [(f"held-out {name.replace('_', ' ')}", f"{value:.2%}") for name, value in facts.figures.items()]
     rows.append(("made with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
+    talks = facts.pipeline == "text-generation"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {facts.method} on {facts.base}\n\n| | "
         f"|\n|---|---|\n{table}\n\n"
-        f"## Use it\n\n```python\n{_usage(facts)}\n```\n\nor `{_command(facts)}`.\n"
+        f"## Use it\n\n```python\n{_usage(facts)}\n```\n" + (f"\nor `{_command(facts)}`.\n" if talks else "")
     )
 
 
 def _usage(facts: CardFacts) -> str:
+    if facts.pipeline != "text-generation":
+        return (
+            "from zerogate.training.problems.trained import load_trained\n"
+            f'model, processor = load_trained("{facts.folder}", "{facts.base}")\n'
+            "model.config.id2label  # the classes, where there are any"
+        )
     if facts.method == "full":
         return (
             "from zerogate.bases import load_base\n"

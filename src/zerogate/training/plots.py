@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 _TRAIN, _HELD_OUT, _BASE = "#9db4d0", "#c8442c", "#555555"
 
 
-def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
+def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str, item: str = "token") -> None:
     """Training loss and held-out loss over the steps; the base's held-out loss as a line to beat."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -32,8 +32,21 @@ def draw_loss(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
         axes.annotate(
             f"{value:.3f}", (step, value), xytext=(-6, 8), textcoords="offset points", ha="right", color=_HELD_OUT
         )
-    label_axes(axes, "optimiser step", "loss (nats per learned token)", title)
+    label_axes(axes, "optimiser step", f"loss (nats per learned {item})", title)
     axes.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+
+
+def draw_figure(metrics: list[dict[str, Any]], key: str, name: str, target: Path, title: str) -> None:
+    """A held-out figure from 0 to 1 over the steps."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    points = [(m["step"], m[key]) for m in metrics if key in m]
+    axes.plot(*zip(*points, strict=True), color=_HELD_OUT, linewidth=2, marker="o", markersize=4)
+    step, value = points[-1]
+    axes.annotate(f"{value:.1%}", (step, value), xytext=(-6, 8), textcoords="offset points", ha="right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    label_axes(axes, "optimiser step", f"held-out {name}", title)
     figure.savefig(target, dpi=150)
 
 

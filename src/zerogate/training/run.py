@@ -15,13 +15,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers import TrainerState
 
-from zerogate.bases.load import find_base, load_base
-from zerogate.data.collate import Collator
-from zerogate.data.load import Data, load_data
+from zerogate.bases.load import find_base
 from zerogate.errors import UserError
 from zerogate.training.arguments import sft_config
 from zerogate.training.attach import attach, count_parameters, make_trained_fp32, save_adapter
@@ -30,10 +27,12 @@ from zerogate.training.card import CardFacts, render_card
 from zerogate.training.checkpoints import write_folder
 from zerogate.training.gates import gate_magnitudes
 from zerogate.training.methods import build_config, check_method, method_of
-from zerogate.training.plots import draw_gates, draw_loss
+from zerogate.training.plots import draw_figure, draw_gates, draw_loss
+from zerogate.training.problems import find_problem
+from zerogate.training.problems.problem import Problem, RunData
+from zerogate.training.problems.sections import LabelledRecipe
 from zerogate.training.recipe import Plan, Recipe, make_plan
 from zerogate.training.run_folder import open_run, read_summary, versions, write_summary
-from zerogate.training.trainer import EpochSampler, ZerogateTrainer
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class Outcome:
         folder: the run folder.
         summary: what `summary.json` holds.
         model: the trained model (with its last adapter), or None if the run had been finished before.
-        tokenizer: the base's, or None likewise.
+        tokenizer: the base's (or its image processor), or None likewise.
     """
 
     folder: Path
     summary: dict[str, Any]
     model: Any = None
-    tokenizer: PreTrainedTokenizerBase | None = None
+    tokenizer: Any = None
 
 
 def train(
@@ -59,7 +58,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     console: Console | None = None,
-    data: Data | None = None,
+    data: RunData | None = None,
 ) -> Outcome:
     """Run a recipe.
 
@@ -78,7 +77,8 @@ def train(
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     quiet_libraries()
-    config = build_config(recipe.adapter)
+    problem = find_problem(recipe)
+    config = build_config(recipe.adapter, problem.peft_task)
     check_method(recipe.adapter, recipe.train)
     _check_trackers(recipe)
     # Before anything else: on the CPU, processes that torchrun started must meet over gloo.
@@ -91,15 +91,12 @@ def train(
         console.print(f"{folder} is finished already")
         return Outcome(folder, finished)
 
-    model, tokenizer = load_base(
-        recipe.base.name,
-        dtype="float32" if config is None else recipe.base.dtype,  # full fine-tuning trains the weights themselves
+    model, processor = problem.load_base(
+        whole=config is None,  # full fine-tuning trains the weights themselves
         device=recipe.base.device if state.num_processes == 1 else "cpu",  # the trainer places one copy per process
-        quantization=recipe.base.quantization,
-        attn_implementation=recipe.base.attn_implementation,
     )
-    adapted = attach(model, config, recipe.train.seed, recorded_name(recipe.base.name))
-    data = data or load_data(recipe.data, tokenizer)
+    adapted = attach(model, config, recipe.train.seed, recorded_name(recipe.base.name), problem.heads(model))
+    data = data or problem.load_data(processor)
     try:
         plan = make_plan(recipe.train, len(data.train), state.num_processes)
     except ValueError as error:
@@ -112,7 +109,7 @@ def train(
     if not state.is_main_process and resume:
         checkpoint = open_run(recipe, resume, overwrite)
     _announce(console, recipe, data, plan, adapted, checkpoint)
-    return _run(recipe, data, plan, adapted, tokenizer, checkpoint, console)
+    return _run(problem, recipe, data, plan, adapted, processor, checkpoint, console)
 
 
 def recorded_name(name: str) -> str:
@@ -128,7 +125,7 @@ def _check_trackers(recipe: Recipe) -> None:
 
 
 def _announce(
-    console: Console, recipe: Recipe, data: Data, plan: Plan, model: torch.nn.Module, checkpoint: Path | None
+    console: Console, recipe: Recipe, data: RunData, plan: Plan, model: torch.nn.Module, checkpoint: Path | None
 ) -> None:
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
@@ -152,15 +149,17 @@ def _announce(
 
 
 def _run(
+    problem: Problem,
     recipe: Recipe,
-    data: Data,
+    data: RunData,
     plan: Plan,
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     checkpoint: Path | None,
     console: Console,
 ) -> Outcome:
     folder = Path(recipe.output)
+    labelled = isinstance(recipe, LabelledRecipe)
     autocast = make_trained_fp32(model)
     trained, total = count_parameters(model)
     base_loss = [m["base_loss"] for m in _metrics(folder) if "base_loss" in m]
@@ -173,7 +172,7 @@ def _run(
             method=recipe.adapter["method"],
             summary=method_of(recipe.adapter).summary,
             settings=recipe.adapter,
-            template=data.template,
+            template=problem.describe(data),
             data=[f"`{Path(recipe.data.path).name}`", *data.lines()],
             trained=trained,
             total=total,
@@ -183,28 +182,29 @@ def _run(
             learning_rate=plan.learning_rate,
             base_loss=base_loss[0] if base_loss else None,
             loss=metrics.get("eval_loss"),
+            figures=_figures(metrics) if labelled else {},
+            pipeline=problem.pipeline,
             folder=str(folder / name),
             versions=versions(),
         )
-        write_folder(folder / name, lambda target: save_adapter(model, tokenizer, target, render_card(facts)))
 
-    best = Best(save)
-    bar = Bar(console)
-    trainer = ZerogateTrainer(
-        sampler=EpochSampler(
-            data.train.lengths.tolist(), plan.micro_batch, recipe.train.seed, recipe.train.group_by_length
-        ),
-        held_out=data.held_out,
+        def write(target: Path) -> None:
+            save_adapter(model, processor, target, render_card(facts))
+            problem.save_extras(target)
+
+        write_folder(folder / name, write)
+
+    best = Best(save, problem.merit)
+    bar = Bar(console, problem.merit)
+    trainer = problem.make_trainer(
+        data,
+        plan,
+        processor,
         run_folder=folder,
         keep_checkpoints=recipe.train.keep_checkpoints,
-        pad_token_id=tokenizer.pad_token_id,
         model=model,
-        args=sft_config(recipe, plan, model, autocast, first=checkpoint is None),
-        train_dataset=Dataset.from_dict(
-            {"input_ids": data.train.input_ids, "labels": data.train.labels, "row": data.train.rows}
-        ),
-        data_collator=Collator(tokenizer.pad_token_id),
-        processing_class=tokenizer,
+        # An untrained adapter's loss is the base's; an untrained head's figures mean nothing.
+        args=sft_config(recipe, plan, model, autocast, first=checkpoint is None and not labelled),
         callbacks=[Flow(recipe.train), Metrics(folder / "metrics.jsonl"), best, bar],
     )
     start = time.perf_counter()
@@ -227,11 +227,12 @@ def _run(
     }
     if trainer.accelerator.is_main_process:
         metrics = _metrics(folder)
-        draw_loss(
-            metrics,
-            folder / "loss.png",
-            f"{recipe.adapter['method']} on {recipe.base.name}, {trained:,} trained parameters",
-        )
+        title = f"{recipe.adapter['method']} on {recipe.base.name}, {trained:,} trained parameters"
+        draw_loss(metrics, folder / "loss.png", title, "label" if labelled else "token")
+        if labelled and best.latest:
+            at_best = _measured_at(metrics, trainer.state.best_global_step)
+            summary |= {"best_loss": at_best["eval_loss"], "best": _figures(at_best), "last": _figures(best.latest)}
+            draw_figure(metrics, problem.merit.key, problem.merit.name, folder / "metric.png", title)
         if gate_magnitudes(model):
             from zerogate.adapters.zero_init import gates
 
@@ -239,7 +240,21 @@ def _run(
             draw_gates(metrics, final, folder / "gates.png", f"{recipe.base.name}: gates open from zero")
         write_summary(folder, summary)
     trainer.accelerator.wait_for_everyone()
-    return Outcome(folder, summary, model, tokenizer)
+    return Outcome(folder, summary, model, processor)
+
+
+def _figures(metrics: dict[str, float]) -> dict[str, float]:
+    """The held-out figures of a measurement besides the loss, by their plain names."""
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in metrics.items()
+        if key.startswith("eval_") and key not in ("eval_loss", "eval_seconds")
+    }
+
+
+def _measured_at(metrics: list[dict[str, Any]], step: int | None) -> dict[str, float]:
+    """The held-out measurement of a step."""
+    return next(entry for entry in reversed(metrics) if entry["step"] == step and "eval_loss" in entry)
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ _OURS = (
     "summary.json",
     "loss.png",
     "gates.png",
+    "metric.png",
     "best",
     "last",
     "checkpoints",

@@ -1,0 +1,135 @@
+"""Bases with a head for a task: loaded frozen, the head fresh whatever the checkpoint has there."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from zerogate.bases.load import find_base
+from zerogate.errors import UserError
+from zerogate.training.recipe import BaseSection
+
+
+def load_model(auto_class: str, base: BaseSection, labels: list[str] | None, device: str | None) -> PreTrainedModel:
+    """Load a backbone with a fresh head, frozen and in eval mode. The head takes torch's random state as it is.
+
+    Args:
+        auto_class: transformers' class, such as `AutoModelForImageClassification`.
+        base: the recipe's section.
+        labels: the classes; None leaves the head's size to the class.
+        device: such as `cpu` or `cuda:0`; None: the first GPU, else the CPU.
+
+    Raises:
+        UserError: the base cannot be read, lacks weights of its backbone, or has no such class.
+    """
+    if base.quantization is not None:
+        raise UserError("base.quantization is for language models; leave it out for other tasks")
+    name = base.name
+    kind = getattr(transformers, auto_class)
+    config = _config(kind, name, labels)
+    dtype = base.dtype or "auto"
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": dtype if dtype == "auto" else getattr(torch, dtype),
+        "attn_implementation": base.attn_implementation,
+        "use_safetensors": True,
+        "ignore_mismatched_sizes": True,  # of an old head with other classes
+        "output_loading_info": True,
+    }
+    loading_log = logging.getLogger("transformers.modeling_utils")
+    loading_log.disabled = True  # it warns of the fresh head
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(find_base(name).id, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        raise UserError(f"cannot load the base {name!r}: {' '.join(str(error).split())[:400]}") from error
+    finally:
+        loading_log.disabled = False
+        transformers_logging.enable_progress_bar()
+    heads = tuple(find_heads(model))
+    fresh = {
+        str(key[0] if isinstance(key, tuple) else key) for key in [*info["missing_keys"], *info["mismatched_keys"]]
+    }
+    wrong = sorted(key for key in fresh if not key.startswith(heads))
+    if wrong:
+        raise UserError(
+            f"the weights of {name!r} lack {len(wrong)} tensors of a {type(model).__name__}'s backbone, such as "
+            f"{wrong[0]}; they would be random. Is it another family's checkpoint?"
+        )
+    for head in heads:
+        for module in model.get_submodule(head).modules():
+            _initialise(model, module)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.requires_grad_(False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def empty_model(auto_class: str, name: str, labels: list[str] | None) -> PreTrainedModel:
+    """The same model on the meta device."""
+    kind = getattr(transformers, auto_class)
+    config = _config(kind, name, labels)
+    with torch.device("meta"):
+        return kind.from_config(config)  # type: ignore[no-any-return]
+
+
+def find_heads(model: PreTrainedModel) -> list[str]:
+    """Names of what the model has beside its backbone, where there are weights: `classifier`, `qa_outputs`."""
+    children = model.named_children()
+    return [n for n, child in children if n != model.base_model_prefix and next(child.parameters(), None) is not None]
+
+
+def load_image_processor(name: str) -> Any:
+    """The base's image processor.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(find_base(name).id)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"the base {name!r} has no image processor (preprocessor_config.json): {error}") from error
+
+
+def load_fast_tokenizer(name: str) -> Any:
+    """The base's tokenizer, one that knows which characters a token stands for.
+
+    Raises:
+        UserError: it has none, or none that knows.
+    """
+    try:
+        # A tokenizer that opens words with their space (RoBERTa) takes single words only when told to do so at once.
+        tokenizer = AutoTokenizer.from_pretrained(find_base(name).id, add_prefix_space=True)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise UserError(f"cannot load the tokenizer of {name!r}: {error}") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer of {name!r} does not know the places of its tokens: it needs a tokenizer.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _config(kind: Any, name: str, labels: list[str] | None) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(find_base(name).id)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read the base {name!r}: {' '.join(str(error).split())[:300]}") from error
+    if type(config) not in kind._model_mapping:
+        raise UserError(f"the base {name!r} is a {config.model_type}, for which there is no {kind.__name__}")
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    return config
+
+
+def _initialise(model: PreTrainedModel, module: torch.nn.Module) -> None:
+    # transformers marks what a checkpoint has filled, and leaves that alone.
+    for parameter in module.parameters(recurse=False):
+        parameter._is_hf_initialized = False  # type: ignore[attr-defined]
+    module._is_hf_initialized = False  # type: ignore[assignment]
+    model._init_weights(module)

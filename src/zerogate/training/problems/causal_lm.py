@@ -1,0 +1,78 @@
+"""Language models: what `zerogate train` does when a recipe names no task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from zerogate.bases.load import load_base, read_config
+from zerogate.data.collate import Collator
+from zerogate.data.load import Data, load_data
+from zerogate.training.problems.problem import Merit
+from zerogate.training.recipe import Plan, Recipe
+from zerogate.training.run_trainer import EpochSampler, RunTrainer
+from zerogate.training.trainer import ZerogateTrainer
+
+
+class CausalLM:
+    """Continue a text."""
+
+    peft_task = "CAUSAL_LM"
+    pipeline = "text-generation"
+    merit = Merit()
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def load_base(self, whole: bool, device: str | None) -> tuple[PreTrainedModel, Any]:
+        """The frozen model and its tokenizer."""
+        base = self.recipe.base
+        return load_base(
+            base.name,
+            dtype="float32" if whole else base.dtype,
+            device=device,
+            quantization=base.quantization,
+            attn_implementation=base.attn_implementation,
+        )
+
+    def empty_base(self) -> PreTrainedModel:
+        """The model without content."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(read_config(self.recipe.base.name))
+        return model
+
+    def heads(self, model: PreTrainedModel) -> list[str]:
+        """None: the base's own head stays."""
+        return []
+
+    def load_data(self, processor: Any) -> Data:
+        """Read, split, check for leaks and tokenise."""
+        return load_data(self.recipe.data, processor)
+
+    def make_trainer(self, data: Data, plan: Plan, processor: Any, **common: Any) -> RunTrainer:
+        """TRL's trainer, with ours on top."""
+        train = self.recipe.train
+        return ZerogateTrainer(
+            sampler=EpochSampler(data.train.lengths.tolist(), plan.micro_batch, train.seed, train.group_by_length),
+            held_out=data.held_out,
+            pad_token_id=processor.pad_token_id,
+            train_dataset=Dataset.from_dict(
+                {"input_ids": data.train.input_ids, "labels": data.train.labels, "row": data.train.rows}
+            ),
+            data_collator=Collator(processor.pad_token_id),
+            processing_class=processor,
+            **common,
+        )
+
+    def describe(self, data: Data) -> str:
+        """The template."""
+        return data.template
+
+    def save_extras(self, folder: Path) -> None:
+        """Nothing: the card says it all."""

@@ -1,0 +1,191 @@
+"""Extractive question answering: the first and last token of the answer in a passage; measured by SQuAD's EM and F1.
+
+Passages that are too long come as windows that overlap. A window without the answer points at its first token, which
+is also how "no answer" is said (SQuAD 2.0): it is, where that beats every answer in every window. Where no question
+lacks an answer (1.1), one is always given.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zerogate.errors import UserError
+from zerogate.training.problems.base import load_fast_tokenizer
+from zerogate.training.problems.held_out import leak_line, pick
+from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
+from zerogate.training.problems.problem import Merit
+from zerogate.training.problems.sections import QuestionSection
+from zerogate.training.problems.squad_files import Question, read_questions
+from zerogate.training.problems.squad_score import exact_match, f1
+from zerogate.training.problems.text_batch import pad_text
+
+
+class Found(NamedTuple):
+    """What a window says: the best answer's logits, its place in the passage, and the logits of there being none."""
+
+    logit: float
+    first: int
+    last: int
+    none: float
+
+
+class QuestionAnswering(LabelledProblem):
+    """Which words of the passage answer the question?"""
+
+    peft_task = "QUESTION_ANS"
+    pipeline = "question-answering"
+    merit = Merit("eval_f1", higher_is_better=True)
+    auto_class = "AutoModelForQuestionAnswering"
+    figures = ("f1", "exact_match")
+
+    @property
+    def section(self) -> QuestionSection:
+        """The recipe's data section."""
+        return self.recipe.data  # type: ignore[return-value]
+
+    @cached_property
+    def questions(self) -> tuple[list[Question], list[Question]]:
+        """What to learn from and what to measure on."""
+        section = self.section
+        train = read_questions(section.path, section.split)[: section.limit]
+        held_out: list[Question] = []
+        if isinstance(section.held_out, int):
+            train, held_out = split_articles(train, section.held_out, section.split_seed)
+        elif section.held_out is not None:
+            held_out = read_questions(section.held_out, None)
+        return train, pick(held_out, section.held_out_limit, section.split_seed)
+
+    def label_names(self) -> None:
+        """None: places, no classes."""
+        return None
+
+    def load_processor(self) -> Any:
+        """The base's tokenizer."""
+        return load_fast_tokenizer(self.recipe.base.name)
+
+    def load_data(self, processor: Any) -> LabelledData:
+        """Read and cut into windows."""
+        self.tokenizer = processor
+        train, held_out = (self._encode(part) for part in self.questions)
+        told = [f"{len(train.records):,} training questions in {len(train):,} windows"]
+        if held_out.records:
+            keys = ([(q.question, q.context) for q in part.records] for part in (train, held_out))
+            told.append(f"{len(held_out.records):,} held-out questions; {leak_line(*keys)}")
+        return LabelledData(train, held_out if held_out.records else None, tuple(told))
+
+    def _encode(self, questions: list[Question]) -> Part:
+        section = self.section
+        examples: list[Example] = []
+        for row, question in enumerate(questions):
+            asked = len(self.tokenizer(question.question, add_special_tokens=False)["input_ids"])
+            room = section.max_length - asked - self.tokenizer.num_special_tokens_to_add(pair=True)
+            if room <= section.stride:
+                raise UserError(
+                    f"question {row + 1} has {asked} tokens and leaves {max(room, 0)} of data.max_length "
+                    f"{section.max_length} to its passage, which is not more than data.stride {section.stride}"
+                )
+            encoded = self.tokenizer(
+                question.question,
+                question.context,
+                truncation="only_second",
+                max_length=section.max_length,
+                stride=section.stride,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            for window, ids in enumerate(encoded["input_ids"]):
+                # Which tokens are the passage's, and where they stand in it.
+                spans = [
+                    span if part == 1 else None
+                    for part, span in zip(encoded.sequence_ids(window), encoded["offset_mapping"][window], strict=True)
+                ]
+                example = {"row": row + 1, "input_ids": ids, "labels": _answer(spans, question), "spans": spans}
+                if "token_type_ids" in encoded:
+                    example["token_type_ids"] = encoded["token_type_ids"][window]
+                examples.append(example)
+        return Part(examples, [len(example["input_ids"]) for example in examples], questions)  # type: ignore[arg-type]
+
+    def collate(self, examples: list[Example]) -> dict[str, Tensor]:
+        """Tokens and their mask, each [B, T]; first and last token of the answer [B, 2]."""
+        return pad_text(examples, self.tokenizer.pad_token_id, labels_per_token=False)
+
+    def logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """[B, 2, T]: of each token to be the first, and the last; prompts before the text are no answer."""
+        said = model(**inputs)
+        both = torch.stack([said.start_logits, said.end_logits], 1)
+        return both[..., -inputs["input_ids"].shape[1] :]
+
+    def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[Found]:
+        """The best answer in each window: first not after last, and not too long."""
+        found = []
+        for (first_T, last_T), example in zip(logits.float().cpu(), examples, strict=True):
+            spans = example["spans"]
+            inside = [at for at, span in enumerate(spans) if span is not None]
+            low, high = inside[0], inside[-1] + 1
+            pairs = first_T[low:high, None] + last_T[None, low:high]
+            allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(self.section.max_answer_length - 1)
+            best = pairs.masked_fill(~allowed, -torch.inf).flatten().argmax().item()
+            first, last = divmod(int(best), high - low)
+            logit, none = pairs[first, last].item(), (first_T[0] + last_T[0]).item()
+            found.append(Found(logit, spans[low + first][0], spans[low + last][1], none))
+        return found
+
+    def score(self, predictions: list[Found], part: Part) -> dict[str, float]:
+        """`exact_match` and `f1`, as SQuAD's script counts them."""
+        windows: dict[int, list[Found]] = defaultdict(list)
+        for index, found in enumerate(predictions):
+            windows[part.examples[index]["row"] - 1].append(found)
+        may_be_none = any(not question.answers for question in part.records)
+        exact = common = 0.0
+        for row, question in enumerate(part.records):
+            best = max(windows[row], key=lambda found: found.logit)
+            none = min(found.none for found in windows[row])
+            said = "" if may_be_none and none > best.logit else question.context[best.first : best.last]
+            truths = [text for text, _ in question.answers]
+            exact += exact_match(said, truths)
+            common += f1(said, truths)
+        return {"exact_match": exact / len(part.records), "f1": common / len(part.records)}
+
+
+def split_articles(questions: list[Question], count: int, seed: int) -> tuple[list[Question], list[Question]]:
+    """Set about `count` questions aside, whole articles, the same ones for the same seed.
+
+    Raises:
+        UserError: that would leave nothing to train on.
+    """
+    groups = list(dict.fromkeys(question.group for question in questions))
+    sizes: dict[str, int] = defaultdict(int)
+    for question in questions:
+        sizes[question.group] += 1
+    random.Random(seed).shuffle(groups)
+    chosen: set[str] = set()
+    for group in groups:
+        if sum(sizes[one] for one in chosen) >= count:
+            break
+        chosen.add(group)
+    if len(chosen) == len(groups):
+        raise UserError(f"data.held_out={count} leaves nothing to train on: whole articles are held out")
+    kept = [question for question in questions if question.group not in chosen]
+    return kept, [question for question in questions if question.group in chosen][:count]
+
+
+def _answer(spans: list[tuple[int, int] | None], question: Question) -> list[int]:
+    """The tokens of the first answer; the window's first token twice where it is not wholly inside."""
+    if not question.answers:
+        return [0, 0]
+    text, start = question.answers[0]
+    inside = [
+        at for at, span in enumerate(spans) if span is not None and span[0] < start + len(text) and span[1] > start
+    ]
+    if not inside:
+        return [0, 0]
+    first, last = spans[inside[0]], spans[inside[-1]]
+    assert first is not None and last is not None  # chosen so
+    whole = first[0] <= start and last[1] >= start + len(text)
+    return [inside[0], inside[-1]] if whole else [0, 0]

@@ -1,0 +1,141 @@
+"""Token classification: entities (NER) and semantic roles (SRL) by BIO tags; measured by the spans' micro-F1.
+
+The tag of a word is learned and read at its first token. The figures are `seqeval`'s, as CoNLL's script counts: a span
+is right if its first and last word and its kind are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from zerogate.errors import UserError
+from zerogate.training.problems.base import load_fast_tokenizer
+from zerogate.training.problems.held_out import leak_line, pick, split_apart
+from zerogate.training.problems.labelled import IGNORE, Example, LabelledData, LabelledProblem, Part
+from zerogate.training.problems.problem import Merit
+from zerogate.training.problems.sections import TaggedSection
+from zerogate.training.problems.tagged_files import Sentence, read_sentences
+from zerogate.training.problems.text_batch import pad_text
+
+
+class TokenClassification(LabelledProblem):
+    """Which words are names, or have a part in what the predicate says?"""
+
+    peft_task = "TOKEN_CLS"
+    pipeline = "token-classification"
+    merit = Merit("eval_f1", higher_is_better=True)
+    auto_class = "AutoModelForTokenClassification"
+    figures = ("f1", "precision", "recall")
+
+    @cached_property
+    def sentences(self) -> tuple[list[Sentence], list[Sentence]]:
+        """What to learn from and what to measure on."""
+        section: TaggedSection = self.recipe.data  # type: ignore[assignment]
+        train = read_sentences(section.path, section.split)[: section.limit]
+        held_out: list[Sentence] = []
+        if isinstance(section.held_out, int):
+            train, held_out = split_apart(train, section.held_out, section.split_seed)
+        elif section.held_out is not None:
+            held_out = read_sentences(section.held_out, None)
+        return train, pick(held_out, section.held_out_limit, section.split_seed)
+
+    def label_names(self) -> list[str]:
+        """O, then B- and I- of every kind that training has."""
+        kinds = {tag[2:] for sentence in self.sentences[0] for tag in sentence.asked() if tag != "O"}
+        return ["O", *(f"{place}-{kind}" for kind in sorted(kinds) for place in "BI")]
+
+    def load_processor(self) -> Any:
+        """The base's tokenizer."""
+        return load_fast_tokenizer(self.recipe.base.name)
+
+    def load_data(self, processor: Any) -> LabelledData:
+        """Read and tokenise."""
+        try:
+            import seqeval  # noqa: F401  needed only when something is measured, which is too late to say so
+        except ImportError as error:
+            raise UserError("token classification is measured by seqeval: pip install 'zerogate[labels]'") from error
+        self.tokenizer = processor
+        section: TaggedSection = self.recipe.data  # type: ignore[assignment]
+        index = {label: number for number, label in enumerate(self.label_names())}
+        train, held_out = (self._encode(part, index, section.max_length) for part in self.sentences)
+        told = [f"{len(train.records):,} training sentences, {(len(index) - 1) // 2} kinds of spans"]
+        told += self._cut(train)
+        if held_out.records:
+            keys = ([sentence.words for sentence in part.records] for part in (train, held_out))
+            told.append(f"{len(held_out.records):,} held-out sentences; {leak_line(*keys)}")
+        return LabelledData(train, held_out if held_out.records else None, tuple(told))
+
+    def _cut(self, part: Part) -> list[str]:
+        cut = len(part) - len(part.records)
+        return [f"{cut:,} more sequences, as sentences beyond data.max_length are cut"] if cut else []
+
+    def _encode(self, sentences: list[Sentence], index: dict[str, int], longest: int) -> Part:
+        examples: list[Example] = []
+        room = longest - self.tokenizer.num_special_tokens_to_add()
+        for row, sentence in enumerate(sentences):
+            for first, last in self._pieces(sentence.words, room):
+                words = list(sentence.words[first:last])
+                encoded = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=longest)
+                ids, places = encoded["input_ids"], encoded.word_ids()
+                # The tokenizer makes nothing of some words, such as a lone control character: no token, no place.
+                starts = [places.index(word) if word in places else None for word in range(len(words))]
+                labels = [IGNORE] * len(ids)
+                for place, tag in zip(starts, sentence.tags[first:last], strict=True):
+                    if place is not None and tag is not None:
+                        # A kind that training has not can be neither learned nor said; scoring still asks for it.
+                        labels[place] = index.get(tag, IGNORE)
+                examples.append({"row": row + 1, "input_ids": ids, "labels": labels, "starts": starts})
+        return Part(examples, [len(example["input_ids"]) for example in examples], sentences)  # type: ignore[arg-type]
+
+    def _pieces(self, words: tuple[str, ...], room: int) -> list[tuple[int, int]]:
+        """Where to cut a sentence so that no piece has more than `room` tokens: from word, to word."""
+        ids = self.tokenizer([[word] for word in words], add_special_tokens=False, is_split_into_words=True)[
+            "input_ids"
+        ]
+        cuts, used = [0], 0
+        for at, tokens in enumerate(ids):
+            if used + len(tokens) > room and at > cuts[-1]:
+                cuts.append(at)
+                used = 0
+            used += len(tokens)
+        return list(zip(cuts, [*cuts[1:], len(words)], strict=True))
+
+    def collate(self, examples: list[Example]) -> dict[str, Tensor]:
+        """Tokens, their mask and labels, each [B, T]."""
+        return pad_text(examples, self.tokenizer.pad_token_id, labels_per_token=True)
+
+    def logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """[B, T, classes]; what is said at prompts before the text is left out."""
+        said: Tensor = model(**inputs).logits
+        return said[:, -inputs["input_ids"].shape[1] :]
+
+    def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[list[int]]:
+        """The class of each word; 0, which is O, for words without a token."""
+        choices = logits.argmax(-1).tolist()
+        return [
+            [0 if at is None else line[at] for at in example["starts"]]
+            for line, example in zip(choices, examples, strict=True)
+        ]
+
+    def score(self, predictions: list[list[int]], part: Part) -> dict[str, float]:
+        """Micro-averaged `precision`, `recall` and `f1` of spans."""
+        from seqeval.metrics import f1_score, precision_score, recall_score
+
+        names = self.label_names()
+        said: dict[int, list[str]] = defaultdict(list)
+        for index, classes in enumerate(predictions):
+            said[part.examples[index]["row"] - 1] += [names[number] for number in classes]
+        truth, guess = [], []
+        for row, sentence in enumerate(part.records):
+            pairs = [(tag, word) for tag, word in zip(sentence.tags, said[row], strict=True) if tag is not None]
+            truth.append([tag for tag, _ in pairs])
+            guess.append([word for _, word in pairs])
+        return {
+            "f1": float(f1_score(truth, guess, zero_division=0)),
+            "precision": float(precision_score(truth, guess, zero_division=0)),
+            "recall": float(recall_score(truth, guess, zero_division=0)),
+        }
