@@ -197,7 +197,7 @@ def test_an_unknown_family_says_how_to_register_it_and_then_works(monkeypatch: p
         for h in range(4):
             text = torch.softmax(0.3 * q[:, :, h] @ k[:, :, h].transpose(1, 2), -1) @ v[:, :, h]
             gated = torch.softmax(0.3 * q[:, :, h] @ pk[:, h].T, -1) @ pv[:, h]
-            heads.append(text + torch.tanh(layer.gate["default"][h]) * gated)
+            heads.append(text + torch.tanh(layer.configs["default"].gate_scale * layer.gate["default"][h]) * gated)
         expected = expected + mixer.wo(torch.cat(heads, -1))
     torch.testing.assert_close(ours, expected.detach(), rtol=1e-5, atol=1e-5)
 

@@ -69,7 +69,9 @@ def test_gradients_equal_those_of_the_formula(family: Family) -> None:
 
     prompts = {name: layer.prompt["default"].detach().clone().requires_grad_() for name, layer in layers(model)}
     gates = {name: layer.gate["default"].detach().clone().requires_grad_() for name, layer in layers(model)}
-    reference = adapted_by_hand(family, plain, prompts, {name: torch.tanh(gate) for name, gate in gates.items()})
+    scale = dict(layers(model))[next(iter(gates))].configs["default"].gate_scale
+    effective = {name: torch.tanh(scale * gate) for name, gate in gates.items()}
+    reference = adapted_by_hand(family, plain, prompts, effective)
     loss_of(family, reference).backward()
     for name, layer in layers(model):
         for ours, theirs in [(layer.prompt["default"], prompts[name]), (layer.gate["default"], gates[name])]:
