@@ -37,7 +37,13 @@ def eval(
         list[str] | None, typer.Option("--task", "-t", help="A task, such as gsm8k; may be given several times.")
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", "-d", metavar="FILE", help="Its test set; one for each --task.")
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="FILE",
+            help="Its test set; one for each --task. Data sets with images also take PATH:SPLIT.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -134,10 +140,11 @@ def eval(
         report["harness"] = run_harness(
             engine.model, engine.tokenizer, names, include_path=include_path, limit=limit, batch_size=batch_size
         )
+    from zerogate.cli.eval_tables import show
     from zerogate.evaluation.write import write_results
 
     write_results(folder / "results.json", report)
-    _show(results, leaks, report.get("harness"))
+    show(results, leaks, report.get("harness"))
     errors.print(f"Predictions and results.json are in {folder}.")
 
 
@@ -168,7 +175,7 @@ def _check_leaks(
         return {}
     found: dict[str, LeakCheck] = {}
     for task, questions in zip(tasks, sets, strict=True):
-        check = find_near_duplicates(known, [f"{item.instruction}\n{item.input}" for item in questions])
+        check = find_near_duplicates(known, [item.key for item in questions])
         refuse_leaks(task.name, check, allowed)
         errors.print(f"{task.name}: {check.line()}.")
         if check.leaks:
@@ -206,6 +213,7 @@ def _report(
     limit: int | None,
 ) -> dict[str, Any]:
     """What `results.json` holds: accuracies, and all it takes to get them again."""
+    from zerogate.evaluation.accuracy import Score
     from zerogate.evaluation.evaluate import mean_accuracy
     from zerogate.training.run_folder import versions
 
@@ -216,8 +224,9 @@ def _report(
         for result, file in zip(results, files, strict=True)
     }
     report: dict[str, Any] = {"models": models, "limit": limit, "tasks": tasks}
-    if results:
-        report["mean"] = dict(zip(("compat", "strict"), mean_accuracy(results), strict=True))
+    judged = [result for result in results if isinstance(result.score, Score)]
+    if judged:
+        report["mean"] = dict(zip(("compat", "strict"), mean_accuracy(judged), strict=True))
     # Beam search draws nothing; what chance there was, was in the training.
     return report | {"seeds": {"decoding": None, "training": _training_seed(adapter)}, "versions": versions()}
 
@@ -231,32 +240,3 @@ def _training_seed(adapter: Path | None) -> int | None:
     recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file is not None else None
     train = recipe.get("train") if isinstance(recipe, dict) else None
     return train.get("seed") if isinstance(train, dict) else None
-
-
-def _show(results: list[TaskResult], leaks: dict[str, LeakCheck], harness: dict[str, Any] | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from zerogate.evaluation.evaluate import mean_accuracy
-
-    console = Console(highlight=False)
-    if results:
-        table = Table("task", show_footer=len(results) > 1)
-        table.columns[0].footer = "mean"
-        means = mean_accuracy(results)
-        for name, footer in (("n", ""), *zip(("compat", "strict"), (f"{mean:.1%}" for mean in means), strict=True)):
-            table.add_column(name, footer, justify="right")
-        table.add_column("unanswered", justify="right")
-        table.add_column("seen in training", justify="right")
-        for result in results:
-            seen = str(len(leaks[result.task].leaks)) if result.task in leaks else "not checked"
-            shares = (f"{result.compat:.1%}", f"{result.strict:.1%}")
-            table.add_row(result.task, f"{result.n:,}", *shares, f"{result.unanswered:,}", seen)
-        console.print(table)
-    if harness is not None:
-        table = Table("lm-eval task", "metric", "value")
-        for name, metrics in harness["results"].items():
-            for metric, value in metrics.items():
-                if isinstance(value, float):
-                    table.add_row(name, metric, f"{value:.4f}")
-        console.print(table)

@@ -32,6 +32,7 @@ def preview(
     from zerogate.data.stats import length_stats
     from zerogate.errors import UserError
     from zerogate.training.recipe_file import load_recipe
+    from zerogate.vision.images import image_size
 
     settings = load_recipe(find_recipe(recipe), overrides)
     tokenizer = load_tokenizer(settings.base.name)
@@ -50,6 +51,9 @@ def preview(
     for index in chosen:
         console.rule(f"row {data.train.rows[index]}, {len(data.train.input_ids[index])} tokens", align="left")
         console.print(_coloured(data.train, index, tokenizer))
+        for image in data.train.images[index]:
+            width, height = image_size(image)
+            console.print(f"image: {image.name} ({width} x {height})", markup=False, soft_wrap=True)
         console.print()
 
     for line in data.lines():

@@ -31,15 +31,17 @@ def score(
     """Score saved predictions by both rules.
 
     Prints one JSON object: n, compat (the share that is right by the authors'
-    rules), strict (by ours) and unanswered (responses without an answer).
+    rules), strict (by ours) and unanswered (responses without an answer); for
+    captions, n, bleu4, cider and empty.
     """
     import json
 
-    from zerogate.evaluation.score import score_file, total
+    from zerogate.evaluation.score import score_file
     from zerogate.evaluation.tasks import find_task
     from zerogate.evaluation.write import write_rows
 
-    rows = score_file(find_task(task), predictions, labels)
+    found = find_task(task)
+    rows = score_file(found, predictions, labels)
     if out is not None:
         write_rows(out, rows)
-    print(json.dumps(total(rows).as_dict()))
+    print(json.dumps(found.total(rows).as_dict()))

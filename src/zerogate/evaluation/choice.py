@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from zerogate.evaluation.scorers import Scorer, Verdict, kind_of, own_turn
+from zerogate.evaluation.scorers import Verdict, VerdictScorer, kind_of, own_turn
 
 _OPEN, _CLOSE = r"[(\[{*_\"'\u201c`$]*", r"[)\]}*_\"'\u201d`$]*"
 _STATES = (
@@ -43,7 +43,7 @@ class _Choices:
         return next(iter(named.values())) if len(named) == 1 else None
 
 
-class WordScorer(Scorer):
+class WordScorer(VerdictScorer):
     """Choices that have names: the name is the answer."""
 
     def __init__(self, *words: str) -> None:
@@ -84,7 +84,7 @@ _STATED = rf"[A-Ea-e]{_AFTER}"
 _NAMED = rf"(?<=\()[A-Ea-e](?=\))|{_BEFORE}[A-E]{_AFTER}"
 
 
-class LetterScorer(Scorer):
+class LetterScorer(VerdictScorer):
     """Multiple choice by letters from A to E."""
 
     _strict = _Choices(_STATED, _NAMED)

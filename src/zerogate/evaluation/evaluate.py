@@ -23,7 +23,8 @@ from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, w
 from zerogate.data.records import Turn
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
-from zerogate.evaluation.score import Score, total, verdict_fields
+from zerogate.evaluation.accuracy import Score
+from zerogate.evaluation.scorers import Figures
 from zerogate.evaluation.tasks import Question, Task
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ class TaskResult:
 
     Attributes:
         task: the task's name.
-        score: both accuracies and the counts.
+        score: both accuracies and the counts; for captions, BLEU-4 and CIDEr.
         decoding: how the answers were made.
         rows: one per question, as `predictions` has them: row, prompt, response, label, both extracted answers and
-            both verdicts.
+            both verdicts (for captions, the words that count).
         resumed: how many of them an earlier run had answered.
     """
 
     task: str
-    score: Score
+    score: Figures
     decoding: dict[str, Any]
     rows: list[dict[str, Any]]
     resumed: int = 0
@@ -57,17 +58,23 @@ class TaskResult:
     @property
     def compat(self) -> float:
         """Share of right answers by the authors' rules, 0 to 1."""
-        return self.score.compat
+        return self._accuracy().compat
 
     @property
     def strict(self) -> float:
         """Share of right answers by ours, 0 to 1."""
-        return self.score.strict
+        return self._accuracy().strict
 
     @property
     def unanswered(self) -> int:
         """How many responses gave no answer that strict could take."""
-        return self.score.unanswered
+        return self._accuracy().unanswered
+
+    def _accuracy(self) -> Score:
+        if not isinstance(self.score, Score):
+            figures = ", ".join(self.score.as_dict())
+            raise UserError(f"{self.task} has no right and wrong answers, so it has no accuracy; it has {figures}")
+        return self.score
 
 
 def mean_accuracy(results: Sequence[TaskResult]) -> tuple[float, float]:
@@ -154,7 +161,7 @@ def evaluate_task(
                 append_lines(opened, fresh)
         if progress is not None:
             progress(batch.stop, len(questions))
-    return TaskResult(task.name, total(rows), decoding, rows, resumed)
+    return TaskResult(task.name, task.total(rows), decoding, rows, resumed)
 
 
 def _groups(batch: list[int], prompts: list[list[int]], room: int, limit: int | None) -> Iterator[list[int]]:
@@ -167,7 +174,7 @@ def _groups(batch: list[int], prompts: list[list[int]], room: int, limit: int | 
 
 def _row(task: Task, question: Question, prompt: str, response: str | None, decoding: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"task": task.name, "row": question.row, "prompt": prompt, "response": response}
-    row |= {"label": question.label} | verdict_fields(task.scorer.judge(response or "", question.label))
+    row |= question.known() | task.scorer.fields(response or "", question.label)
     if response is None:
         row["error"] = "the prompt leaves no room for an answer"
     return row | {"decoding": decoding}
@@ -192,6 +199,6 @@ def _resume(
             raise UserError(f"{file} was made with other settings ({changed}); {anew}")
         if row.get("prompt") != prompts[n]:
             raise UserError(f"{file}, line {n + 1} answers another question than the data has there; {anew}")
-        row |= verdict_fields(task.scorer.judge(row["response"] or "", question.label))
+        row |= question.known() | task.scorer.fields(row["response"] or "", question.label)
     cut_torn_line(file)
     return rows

@@ -7,7 +7,7 @@ from decimal import Context, Decimal
 from math import inf, isfinite
 from typing import Any
 
-from zerogate.evaluation.scorers import Scorer, Verdict, kind_of, own_turn
+from zerogate.evaluation.scorers import Verdict, VerdictScorer, kind_of, own_turn
 
 TOLERANCE = 0.001
 """By how much compat lets a number miss."""
@@ -28,7 +28,7 @@ _LABEL = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)?(\.\d*)?([eE][-+]?\d{1,3})?", 
 _EXACT, _FRACTION = Context(prec=60), Context(prec=17)
 
 
-class NumberScorer(Scorer):
+class NumberScorer(VerdictScorer):
     """Word problems. No number at all is infinity to compat, and unanswered to strict."""
 
     def read_label(self, value: Any) -> str:

@@ -2,41 +2,22 @@
 
 task = find_task("gsm8k")
 rows = score_file(task, "predictions.jsonl")
-print(total(rows).as_dict())            # {"n": 1319, "compat": 0.375, "strict": 0.376, "unanswered": 12}
+print(task.total(rows).as_dict())       # {"n": 1319, "compat": 0.375, "strict": 0.376, "unanswered": 12}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zerogate.data.read import read_rows
 from zerogate.errors import UserError
-from zerogate.evaluation.scorers import Verdict
+from zerogate.evaluation.accuracy import Score as Score
+from zerogate.evaluation.accuracy import total as total
+from zerogate.evaluation.scorers import Verdict, VerdictScorer
 from zerogate.evaluation.tasks import Task, missing_columns, read_label, read_questions
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy over a set.
-
-    Attributes:
-        n: responses scored.
-        compat: share of right ones by the authors' rules, 0 to 1.
-        strict: share of right ones by ours, 0 to 1; an unanswered question is not right.
-        unanswered: how many gave no answer that strict could take.
-    """
-
-    n: int
-    compat: float
-    strict: float
-    unanswered: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
-        return asdict(self)
 
 
 def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -> list[dict[str, Any]]:
@@ -48,7 +29,7 @@ def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -
         labels: the task's own data file, or rows with `label`; row n is the label of response n.
 
     Returns:
-        The rows with `label` in its one spelling and the verdict's fields added.
+        The rows with `label` in its one spelling and what the scorer says of each added: the verdict's fields mostly.
 
     Raises:
         UserError: malformed or empty files, a missing column (named), a response that is not text or a label of the
@@ -57,7 +38,7 @@ def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -
     numbered = read_rows(str(path))
     responses = [_response(row, f"{path}, row {number}", "response" if labels else None) for number, row in numbered]
     if labels is None:
-        wanted = [read_label(task, row["label"], f"{path}, row {number}") for number, row in numbered]
+        wanted = [{"label": read_label(task, row["label"], f"{path}, row {number}")} for number, row in numbered]
     else:
         wanted = _labels(task, labels)
     if len(responses) != len(wanted):
@@ -65,10 +46,9 @@ def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -
             f"{path} has {len(responses)} responses and {labels} {len(wanted)} labels: they must be of one set, in the "
             "same order"
         )
-    judged = score_responses(task, responses, wanted)
     return [
-        row | {"label": label} | verdict_fields(verdict)
-        for (_, row), label, verdict in zip(numbered, wanted, judged, strict=True)
+        row | known | task.scorer.fields(response, known["label"])
+        for (_, row), known, response in zip(numbered, wanted, responses, strict=True)
     ]
 
 
@@ -76,12 +56,16 @@ def score_responses(task: Task, responses: Sequence[str], labels: Sequence[Any])
     """Judge responses that are in memory.
 
     Raises:
-        UserError: different numbers of responses and labels, or a label of the wrong type (with its row).
+        UserError: different numbers of responses and labels, a label of the wrong type (with its row), or a task whose
+            responses are not right or wrong each.
     """
+    scorer = task.scorer
+    if not isinstance(scorer, VerdictScorer):
+        raise UserError(f"{task.name}: no response is right or wrong by itself; score them together with score_file")
     if len(responses) != len(labels):
         raise UserError(f"there are {len(responses)} responses, but {len(labels)} labels")
     return [
-        task.scorer.judge(response, read_label(task, label, f"row {row}"))
+        scorer.judge(response, read_label(task, label, f"row {row}"))
         for row, (response, label) in enumerate(zip(responses, labels, strict=True), start=1)
     ]
 
@@ -89,15 +73,6 @@ def score_responses(task: Task, responses: Sequence[str], labels: Sequence[Any])
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     """What a row of predictions says of its response."""
     return asdict(verdict)
-
-
-def total(rows: Iterable[Mapping[str, Any]]) -> Score:
-    """Add judged rows up."""
-    rows = list(rows)
-    n = len(rows)
-    right = [sum(bool(row[name]) for row in rows) for name in ("compat", "strict")]
-    unanswered = sum(row["extracted_strict"] is None for row in rows)
-    return Score(n, right[0] / n, right[1] / n, unanswered)
 
 
 def _response(row: dict[str, Any], where: str, only: str | None) -> str:
@@ -113,13 +88,14 @@ def _response(row: dict[str, Any], where: str, only: str | None) -> str:
     return response
 
 
-def _labels(task: Task, path: str | Path) -> list[str]:
-    # ScienceQA's file is no list of rows, so only the task can read it; a list may be of labels alone.
-    if Path(path).is_file() and task.rows is read_rows:
+def _labels(task: Task, path: str | Path) -> list[dict[str, Any]]:
+    """What the task's data says of each row: its label, and its kinds where the task has them."""
+    # A published data set is no list of rows, so only the task can read it; a list may be of labels alone.
+    if Path(path).is_file() and task.rows is read_rows and task.layout is None:
         numbered = read_rows(str(path))
         if "label" in numbered[0][1]:
             missing = next((number for number, row in numbered if "label" not in row), None)
             if missing is not None:
                 raise UserError(f"{path}, row {missing}: no column 'label'")
-            return [read_label(task, row["label"], f"{path}, row {number}") for number, row in numbered]
-    return [question.label for question in read_questions(task, path)]
+            return [{"label": read_label(task, row["label"], f"{path}, row {number}")} for number, row in numbered]
+    return [question.known() for question in read_questions(task, path)]

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from zerogate.evaluation.accuracy import Score, total
 
 # A model that runs on after its answer writes the template's next heading. GSM8K's "#### 72" is none.
 _NEXT_TURN = re.compile(r"^### ?(?:Instruction|Input|Response|Observation)\b.*", re.MULTILINE | re.DOTALL)
@@ -43,8 +46,19 @@ class Verdict:
         return self.extracted_strict is None
 
 
+class Figures(Protocol):
+    """What all responses of a set come to."""
+
+    @property
+    def n(self) -> int:
+        """Responses scored."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+
+
 class Scorer(ABC):
-    """How one kind of answer is found and compared."""
+    """How responses of one kind are scored, one by one and all together."""
 
     @abstractmethod
     def read_label(self, value: Any) -> str:
@@ -55,8 +69,33 @@ class Scorer(ABC):
         """
 
     @abstractmethod
+    def fields(self, response: str, label: str) -> dict[str, Any]:
+        """What a row of predictions says of its response; `label` as `read_label` returned it."""
+
+    @abstractmethod
+    def total(self, rows: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> Figures:
+        """The score of all rows, which have `response`, `label`, their fields, and `kinds` where the task has them.
+
+        Args:
+            rows: the predictions.
+            kinds: the order to show kinds of questions in.
+        """
+
+
+class VerdictScorer(Scorer):
+    """Responses that are right or wrong each."""
+
+    @abstractmethod
     def judge(self, response: str, label: str) -> Verdict:
         """Both verdicts on a response; `label` as `read_label` returned it."""
+
+    def fields(self, response: str, label: str) -> dict[str, Any]:
+        """The verdict."""
+        return asdict(self.judge(response, label))
+
+    def total(self, rows: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> Score:
+        """Both accuracies, of all and of each kind."""
+        return total(rows, kinds)
 
 
 def own_turn(response: str) -> str:

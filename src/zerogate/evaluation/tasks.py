@@ -4,23 +4,30 @@
     questions = read_questions(task, "arc_easy_test.json")
 
 The files are LLM-Adapters' (a JSON list of instruction, input, output, answer), or a data set's own where it is well
-known: GSM8K's question and answer, ScienceQA's problems.json. To add a task, add a row to `_TASKS`.
+known: GSM8K's question and answer, ScienceQA's problems.json, and the published data sets with images of
+`zerogate.data.layouts`. To add a task, add a row to `_TASKS`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zerogate.data.layouts import LayoutName, easy_vqa, nlvr, read_examples
+from zerogate.data.layouts.scienceqa import COLUMNS
 from zerogate.data.read import Row, read_rows
+from zerogate.data.records import image_mark
 from zerogate.errors import UserError
 from zerogate.evaluation import scienceqa
+from zerogate.evaluation.captions import CaptionScorer
 from zerogate.evaluation.choice import LetterScorer, WordScorer
+from zerogate.evaluation.exact_words import ExactWordScorer
 from zerogate.evaluation.number import NumberScorer
-from zerogate.evaluation.scorers import Scorer
+from zerogate.evaluation.scorers import Figures, Scorer
+from zerogate.vision.source import ImageSource
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,32 @@ class Question:
         instruction: what is asked, as the template's instruction.
         input: the template's second field, possibly empty.
         label: the right answer, as the task's scorer reads it.
+        images: what it shows, for models that see.
+        kinds: the kinds of question it is, for figures of each kind.
     """
 
     row: int
     instruction: str
     input: str
     label: str
+    images: tuple[ImageSource, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What a leak check compares: as `Record.prompt_key`, the same question about another image is another one.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        marks = [image_mark(image.digest) for image in self.images]
+        return "\n".join(part for part in (*marks, self.instruction, self.input) if part)
+
+    def known(self) -> dict[str, Any]:
+        """What a row of predictions records of it beside the prompt: its label, images and kinds if it has any."""
+        fields: dict[str, Any] = {"label": self.label}
+        fields |= {"images": [image.name for image in self.images]} if self.images else {}
+        return fields | ({"kinds": list(self.kinds)} if self.kinds else {})
 
 
 @dataclass(frozen=True)
@@ -52,15 +79,23 @@ class Task:
         num_beams: width of the beam search by default; 1 is greedy.
         aliases: other names, without case and punctuation.
         rows: reads the file where it is not a list of rows.
+        layout: the published data set with images that it is, read from its folder or archive.
+        kinds: the order in which its kinds of question are shown.
     """
 
     name: str
-    family: Literal["math", "commonsense", "science"]
+    family: Literal["math", "commonsense", "science", "vision", "captions"]
     scorer: Scorer
     max_new_tokens: int
     num_beams: int = 4
     aliases: tuple[str, ...] = ()
     rows: Callable[[str], list[Row]] = read_rows
+    layout: LayoutName | None = None
+    kinds: tuple[str, ...] = ()
+
+    def total(self, rows: Iterable[Mapping[str, Any]]) -> Figures:
+        """The score of judged rows, as `score_file` and `evaluate_task` give them."""
+        return self.scorer.total(rows, self.kinds)
 
 
 _NUMBER, _LETTER = NumberScorer(), LetterScorer()
@@ -87,6 +122,16 @@ _TASKS = (
     Task("ARC-c", "commonsense", _ANSWERS, 32, aliases=("arcchallenge",)),
     Task("OBQA", "commonsense", _ANSWERS, 32, aliases=("openbookqa",)),
     Task("ScienceQA", "science", _SCIENCEQA, 32, num_beams=1, rows=scienceqa.text_problems),
+    Task("ScienceQA-full", "science", _SCIENCEQA, 32, num_beams=1, layout="scienceqa", kinds=COLUMNS),
+    Task("ScienceQA-captions", "science", _SCIENCEQA, 32, num_beams=1, layout="scienceqa_captions", kinds=COLUMNS),
+    Task(
+        "easy-VQA", "vision", ExactWordScorer(*easy_vqa.WORDS), 8, num_beams=1, layout="easy_vqa", kinds=easy_vqa.KINDS
+    ),
+    Task("NLVR", "vision", ExactWordScorer(*nlvr.WORDS), 8, num_beams=1, layout="nlvr"),
+    Task("Flickr8k", "captions", CaptionScorer(), 40, num_beams=1, layout="flickr8k"),
+    Task(
+        "COCO-captions", "captions", CaptionScorer(), 40, num_beams=1, layout="karpathy", aliases=("karpathy", "coco")
+    ),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
@@ -110,12 +155,18 @@ def read_questions(task: Task, path: str | Path, limit: int | None = None) -> li
 
     Args:
         task: how to read it.
-        path: the file; `.xz`, `.gz` and `.bz2` are unpacked.
+        path: the file; `.xz`, `.gz` and `.bz2` are unpacked. For a published data set with images its folder or
+            archive, also as `PATH:SPLIT` (such as `easy_vqa.tar:train[90%:]`); without a split, `test` is asked.
         limit: take only the first so many rows.
 
     Raises:
         UserError: no such file, malformed JSON, a missing column (named), or a label of the wrong type (with its row).
     """
+    if task.layout is not None:
+        return [
+            Question(item.row, item.instruction, item.input, item.label, item.images, item.kinds)
+            for item in read_examples(task.layout, str(path), "test")[:limit]
+        ]
     rows = task.rows(str(path))[:limit]
     return [_question(task, number, row, str(path)) for number, row in rows]
 

@@ -21,6 +21,9 @@ COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 WORDS = (*SHAPES, *COLOURS, "yes", "no")
 """All answers."""
 
+KINDS = ("what shape", "what colour", "such a shape", "such a colour", "no such shape", "no such colour")
+"""Kinds of question."""
+
 
 def read(place: Place, split: str) -> list[Example]:
     """Read a split.
@@ -55,7 +58,7 @@ def read(place: Place, split: str) -> list[Example]:
 
 
 def kind_of_question(question: str) -> str:
-    """One of six kinds: what shape, what colour; is there a shape or a colour, and is there none."""
+    """One of `KINDS`: what shape or colour it is; whether there is such a one, and whether there is none."""
     words = question.lower().rstrip("?").split()
     if words[:1] == ["what"]:
         return "what colour" if {"color", "colour"} & set(words) else "what shape"

@@ -59,8 +59,8 @@ class Place:
         there = sorted(entry.name + "/" * entry.is_dir() for entry in self.root.iterdir())
         shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") or "nothing"
         raise UserError(
-            f"{self.path} is no data set of the layout {self.layout}: looked for {' or '.join(patterns)}, there is "
-            f"{shown}{hint}"
+            f"{self.path} has no {patterns[0].replace('*/', '').replace('*', '')}, so it is no data set of the layout "
+            f"{self.layout}: looked for {' or '.join(patterns)}{hint}; there is {shown}"
         )
 
     def images(self, names: Iterable[str], probes: Iterable[str], archives: Iterable[str] = ()) -> Images:
@@ -121,7 +121,10 @@ class Place:
 
     def no_split(self, split: str, splits: Iterable[str]) -> UserError:
         """The error for a split that is not there."""
-        return UserError(f"{self.path} has no split {split!r}; it has {', '.join(splits) or 'none'} (data.split)")
+        return UserError(
+            f"{self.path} has no split {split!r}; it has {', '.join(splits) or 'none'}. Name one as data.split, or as "
+            f"{self.path}:SPLIT, also a part of one: {self.path}:train[90%:]"
+        )
 
 
 def _inside(root: Path, names: list[str]) -> Iterator[Path]:
