@@ -29,6 +29,12 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Archives are unpacked for the session, not into the user's cache; for processes that tests start, too."""
+    os.environ["ZEROGATE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(name="shared_data")
 def _shared_data() -> Callable[[str], Path]:
     """`shared_data`, for tests that take it as a fixture."""
