@@ -11,10 +11,30 @@ from typing import TYPE_CHECKING, Any
 from ._registration import register_with_peft
 
 if TYPE_CHECKING:
-    from .adapters import BitFitConfig, BottleneckConfig, Layout, ZeroInitConfig, gates, register_layout
+    from .adapters import (
+        BitFitConfig,
+        BottleneckConfig,
+        GatedPrefixConfig,
+        Layout,
+        SideConfig,
+        VPTConfig,
+        ZeroInitConfig,
+        gates,
+        register_layout,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["BitFitConfig", "BottleneckConfig", "Layout", "ZeroInitConfig", "gates", "register_layout"]
+__all__ = [
+    "BitFitConfig",
+    "BottleneckConfig",
+    "GatedPrefixConfig",
+    "Layout",
+    "SideConfig",
+    "VPTConfig",
+    "ZeroInitConfig",
+    "gates",
+    "register_layout",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,9 +34,10 @@ NEEDED: dict[str, dict[str, Any]] = {
     "scaled_par_bn": {"use_bias": True, "layers_to_transform": [2, 3]},
     "dora": {"r": 2},
     "prefix_tuning": {"num_virtual_tokens": 3},
+    "zero_init_prefix": {"prompt_length": 4},
 }
-# A random LLaMA has no biases.
-TRAINABLE = [name for name in METHODS if name != "bitfit"]
+# A random LLaMA has no biases, takes no pictures, and has no fresh head.
+TRAINABLE = [name for name in METHODS if name not in ("bitfit", "vpt", "side", "linear")]
 
 
 def run(settings: dict[str, Any], method: str, **options: Any) -> Outcome:

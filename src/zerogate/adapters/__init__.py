@@ -2,7 +2,20 @@
 
 from .bitfit import BitFitConfig
 from .bottleneck import BottleneckConfig
+from .gated_prefix import GatedPrefixConfig
 from .layouts import Layout, register_layout
+from .side import SideConfig
+from .vpt import VPTConfig
 from .zero_init import ZeroInitConfig, gates
 
-__all__ = ["BitFitConfig", "BottleneckConfig", "Layout", "ZeroInitConfig", "gates", "register_layout"]
+__all__ = [
+    "BitFitConfig",
+    "BottleneckConfig",
+    "GatedPrefixConfig",
+    "Layout",
+    "SideConfig",
+    "VPTConfig",
+    "ZeroInitConfig",
+    "gates",
+    "register_layout",
+]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel, set_seed
 
 from zerogate.errors import UserError
@@ -30,6 +31,7 @@ def attach(
     set_seed(seed)
     if config is None:
         return model.requires_grad_(True)
+    _check_task(config, model, heads)
     fit_config(config, model)
     if heads and not config.is_prompt_learning:  # PEFT does it by itself for prompts, whose configs cannot say it
         config.modules_to_save = [*(config.modules_to_save or []), *heads]
@@ -41,6 +43,13 @@ def attach(
         raise UserError(f"this adapter does not fit the base {base_name}: {error}{hint}") from error
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
+
+
+def _check_task(config: Any, model: PreTrainedModel, heads: list[str] | None) -> None:
+    if config.is_prompt_learning and model.main_input_name == "pixel_values":
+        raise UserError("prompt_tuning and prefix_tuning put prompts before text; for pictures there is vpt")
+    if not config.is_prompt_learning and config.__dict__.get("target_modules") == DUMMY_TARGET_MODULES and not heads:
+        raise UserError("adapter.method linear trains a task's head, and a language model's own head is not fresh")
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

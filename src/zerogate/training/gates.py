@@ -13,7 +13,7 @@ def gate_magnitudes(model: nn.Module) -> dict[int, float]:
     if not isinstance(model, PeftModel):
         return {}
     config = model.active_peft_config
-    if str(config.peft_type) != "ZERO_INIT" or config.attention == "vanilla":
+    if str(config.peft_type) not in ("ZERO_INIT", "GATED_PREFIX") or config.attention == "vanilla":
         return {}
     from zerogate.adapters.zero_init import gates
 

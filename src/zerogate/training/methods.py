@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
@@ -30,6 +31,7 @@ class Method:
         defaults: settings a recipe need not repeat.
         fixed: settings that make the method what it is, and that no recipe changes.
         unlike: what the method cannot be combined with in `train:`, by key.
+        takes: the only settings of its config that the method is about; None: all.
         learning_rate: AdamW's peak rate where a recipe gives none, if one rate suits bases of all widths; else None.
     """
 
@@ -38,6 +40,7 @@ class Method:
     defaults: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
+    takes: tuple[str, ...] | None = None
     learning_rate: float | None = None
 
 
@@ -92,6 +95,19 @@ METHODS: dict[str, Method] = {
     "ln_tuning": Method("LN tuning (PEFT): the layer norms", _pefts("LNTuningConfig")),
     "bitfit": Method("BitFit: the biases", _ours("BitFitConfig")),
     "adaption_prompt": Method("AdaptionPrompt (PEFT): one gate per layer, no tanh", _pefts("AdaptionPromptConfig")),
+    "zero_init_prefix": Method(
+        "zero-init attention over P-tuning v2's prefixes: keys and values themselves behind gates from zero",
+        _ours("GatedPrefixConfig"),
+    ),
+    "vpt": Method("visual prompt tuning: learned tokens beside a picture's patches", _ours("VPTConfig")),
+    "side": Method("side-tuning: a small network that sees the picture too", _ours("SideConfig")),
+    # PEFT's own name for a LoRA that goes nowhere: what is left are the modules that are trained whole.
+    "linear": Method(
+        "linear probing: the task's head alone",
+        _pefts("LoraConfig"),
+        fixed={"target_modules": DUMMY_TARGET_MODULES},
+        takes=("modules_to_save",),
+    ),
     "full": Method("full fine-tuning: every weight of the base", None),
 }
 
@@ -134,6 +150,8 @@ def adapter_keys(adapter: dict[str, Any]) -> list[str]:
     config = method.config()
     from peft import PromptLearningConfig
 
+    if method.takes is not None:
+        return list(method.takes)
     reserved = _RESERVED | method.fixed.keys()
     if issubclass(config, PromptLearningConfig):
         reserved |= _RESERVED_FOR_PREFIXES

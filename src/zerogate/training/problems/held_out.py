@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from zerogate.errors import UserError
+from zerogate.training.problems.sections import LabelledSection
 
 Record = TypeVar("Record")
 
@@ -22,6 +24,31 @@ def split_apart(records: Sequence[Record], count: int, seed: int) -> tuple[list[
     chosen = set(random.Random(seed).sample(range(len(records)), count))
     kept = [record for index, record in enumerate(records) if index not in chosen]
     return kept, [records[index] for index in sorted(chosen)]
+
+
+def read_parts(
+    section: LabelledSection,
+    read: Callable[[str, str | None], list[Record]],
+    split: Callable[[list[Record], int, int], tuple[list[Record], list[Record]]] = split_apart,
+) -> tuple[list[Record], list[Record]]:
+    """What a recipe learns from and what it measures on; the second part may be empty.
+
+    Args:
+        section: the recipe's.
+        read: gives the records of a file and a part of it.
+        split: sets a number of records aside, with a seed.
+
+    Raises:
+        UserError: anything wrong with the files.
+    """
+    train = read(section.path, section.split)
+    held_out: list[Record] = []
+    if isinstance(section.held_out, int):
+        train, held_out = split(train, section.held_out, section.split_seed)
+    elif section.held_out is not None:
+        other_file = Path(section.held_out).expanduser().exists() or section.split is None
+        held_out = read(section.held_out, None) if other_file else read(section.path, section.held_out)
+    return pick(train, section.limit, section.split_seed), pick(held_out, section.held_out_limit, section.split_seed)
 
 
 def pick(records: list[Record], limit: int | None, seed: int) -> list[Record]:

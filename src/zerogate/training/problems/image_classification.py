@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_image_processor
-from zerogate.training.problems.held_out import leak_line, pick, split_apart
+from zerogate.training.problems.held_out import leak_line, read_parts
 from zerogate.training.problems.image_files import Picture, decode, read_pictures
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
@@ -53,18 +52,11 @@ class ImageClassification(LabelledProblem):
             UserError: files that cannot be read, or classes that training does not have.
         """
         section: ImageSection = self.recipe.data  # type: ignore[assignment]
-        train = _read(section, section.path, section.split)[: section.limit]
-        held_out: list[Picture] = []
-        if isinstance(section.held_out, int):
-            train, held_out = split_apart(train, section.held_out, section.split_seed)
-        elif section.held_out is not None:
-            elsewhere = Path(section.held_out).exists()
-            path, split = (section.held_out, None) if elsewhere else (section.path, section.held_out)
-            held_out = _read(section, path, split)
+        train, held_out = read_parts(section, partial(_read, section))
         known = {picture.label for picture in train}
         if strange := next((picture for picture in held_out if picture.label not in known), None):
             raise UserError(f"held out is {strange.name} of the class {strange.label!r}, which training does not have")
-        return train, pick(held_out, section.held_out_limit, section.split_seed)
+        return train, held_out
 
     def label_names(self) -> list[str]:
         """The classes by name; numbers by size."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_fast_tokenizer
-from zerogate.training.problems.held_out import leak_line, pick
+from zerogate.training.problems.held_out import leak_line, read_parts
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import QuestionSection
@@ -52,14 +52,7 @@ class QuestionAnswering(LabelledProblem):
     @cached_property
     def questions(self) -> tuple[list[Question], list[Question]]:
         """What to learn from and what to measure on."""
-        section = self.section
-        train = read_questions(section.path, section.split)[: section.limit]
-        held_out: list[Question] = []
-        if isinstance(section.held_out, int):
-            train, held_out = split_articles(train, section.held_out, section.split_seed)
-        elif section.held_out is not None:
-            held_out = read_questions(section.held_out, None)
-        return train, pick(held_out, section.held_out_limit, section.split_seed)
+        return read_parts(self.section, read_questions, split_articles)
 
     def label_names(self) -> None:
         """None: places, no classes."""

@@ -21,11 +21,11 @@ class LabelledSection(Section):
     Attributes:
         path: the file or folder to learn from.
         split: the part of it to learn from, where it has parts.
-        held_out: how many records to keep for measuring; or what to measure on: another file, or another part of
-            `path`. Nothing is measured without.
+        held_out: how many records to keep for measuring; or what to measure on: another file, or, where there is a
+            `split`, another part of `path`. Nothing is measured without.
         held_out_limit: measure on so many of them only, a random choice that stays the same.
         split_seed: picks the held-out records.
-        limit: learn from the first so many records only.
+        limit: learn from so many records only, a random choice that stays the same.
     """
 
     path: str

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_fast_tokenizer
-from zerogate.training.problems.held_out import leak_line, pick, split_apart
+from zerogate.training.problems.held_out import leak_line, read_parts
 from zerogate.training.problems.labelled import IGNORE, Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import TaggedSection
@@ -31,17 +31,15 @@ class TokenClassification(LabelledProblem):
     auto_class = "AutoModelForTokenClassification"
     figures = ("f1", "precision", "recall")
 
+    @property
+    def section(self) -> TaggedSection:
+        """The recipe's data section."""
+        return self.recipe.data  # type: ignore[return-value]
+
     @cached_property
     def sentences(self) -> tuple[list[Sentence], list[Sentence]]:
         """What to learn from and what to measure on."""
-        section: TaggedSection = self.recipe.data  # type: ignore[assignment]
-        train = read_sentences(section.path, section.split)[: section.limit]
-        held_out: list[Sentence] = []
-        if isinstance(section.held_out, int):
-            train, held_out = split_apart(train, section.held_out, section.split_seed)
-        elif section.held_out is not None:
-            held_out = read_sentences(section.held_out, None)
-        return train, pick(held_out, section.held_out_limit, section.split_seed)
+        return read_parts(self.section, read_sentences)
 
     def label_names(self) -> list[str]:
         """O, then B- and I- of every kind that training has."""
@@ -59,9 +57,8 @@ class TokenClassification(LabelledProblem):
         except ImportError as error:
             raise UserError("token classification is measured by seqeval: pip install 'zerogate[labels]'") from error
         self.tokenizer = processor
-        section: TaggedSection = self.recipe.data  # type: ignore[assignment]
         index = {label: number for number, label in enumerate(self.label_names())}
-        train, held_out = (self._encode(part, index, section.max_length) for part in self.sentences)
+        train, held_out = (self._encode(part, index, self.section.max_length) for part in self.sentences)
         told = [f"{len(train.records):,} training sentences, {(len(index) - 1) // 2} kinds of spans"]
         told += self._cut(train)
         if held_out.records:
