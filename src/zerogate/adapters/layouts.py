@@ -87,6 +87,10 @@ class Layout:
             k_KGD = k_KGD * attrgetter(self.key_scale)(module)
         return k_KGD.reshape(K, G, D).transpose(0, 1), v_KGD.reshape(K, G, D).transpose(0, 1)
 
+    def linear(self, module: nn.Module) -> bool:
+        """Whether keys and values are linear in the prompt: no key norm, nothing clipped."""
+        return self.key_norm is None and not (self.clip and attrgetter(self.clip)(module))
+
     def split(self, module: nn.Module, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Splits a fused projection's output [..., F] into q [..., H, D], k and v [..., G, D]."""
         H, G, D, _ = self.shape(module)

@@ -66,6 +66,20 @@ class ZeroInitConfig(PeftConfig):
         default="zero_init",
         metadata=_help("zero_init, or vanilla: prompts in the text's own softmax, no gate (the ablation of Table 4)."),
     )
+    image_layers: list[int] | None = field(
+        default=None,
+        metadata=_help(
+            "Layers of a vision encoder whose global features condition the prompts (indices of its hidden states; M "
+            "of them). None: the adapter takes no images."
+        ),
+    )
+    image_channels: int | None = field(
+        default=None, metadata=_help("Channels of one layer's feature: the encoder's hidden size.")
+    )
+    image_hidden: int = field(default=64, metadata=_help("Width of the MLP that makes the image token."))
+    image_encoder: str | None = field(
+        default=None, metadata=_help("The vision encoder the features come from, for whoever loads the adapter.")
+    )
     modules_to_save: list[str] | None = field(
         default=None,
         metadata=_help("Further modules to train whole and save with the adapter, such as norms or a head."),
@@ -92,5 +106,17 @@ class ZeroInitConfig(PeftConfig):
             raise ValueError(
                 f"prompt_init_std and gate_scale must be positive, not {self.prompt_init_std} and {self.gate_scale}."
             )
+        if (self.image_layers is None) != (self.image_channels is None):
+            raise ValueError(
+                f"image_layers and image_channels go together, but they are {self.image_layers} and "
+                f"{self.image_channels}."
+            )
+        if self.image_layers is not None and (not self.image_layers or self.attention == "vanilla"):
+            raise ValueError(
+                "image_layers needs at least one layer of the encoder, and attention='zero_init': images come in "
+                "through the gates."
+            )
+        if self.image_hidden < 1:
+            raise ValueError(f"image_hidden must be at least 1, not {self.image_hidden}.")
         if isinstance(self.layers_to_transform, int):
             self.layers_to_transform = [self.layers_to_transform]

@@ -19,12 +19,16 @@ from ..bank import RowAdapters, stack_prompts
 from ..layouts import Layout
 from ..prompt_cache import PromptCache
 from .config import ZeroInitConfig
+from .image import ImageProjector, Images, image_attention
 
 
 class ZeroInitLayer(nn.Module, BaseTunerLayer):
-    """Prompts [K, C] and gates [H] (or [1]) per adapter, in fp32; K may differ between adapters."""
+    """Prompts [K, C] and gates [H] (or [1]) per adapter, in fp32; K may differ between adapters.
 
-    adapter_layer_names = ("prompt", "gate")
+    The lowest layer of an adapter that takes images also holds its projector.
+    """
+
+    adapter_layer_names = ("prompt", "gate", "projector")
     other_param_names = ("configs",)
 
     def __init__(self, layout: Layout, module: nn.Module) -> None:
@@ -34,7 +38,9 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         self.device = torch.device("cpu")  # of the projections, where new parameters and those read from files belong
         self.prompt = nn.ParameterDict()
         self.gate = nn.ParameterDict()
+        self.projector = nn.ModuleDict()
         self.configs: dict[str, ZeroInitConfig] = {}
+        self.images: dict[str, Images] = {}  # by adapter; set around one forward pass or generation (model.py)
         self.rows: RowAdapters | None = None  # set around one forward pass or generation (model.py)
         self.reached = False  # whether the seam has ever come by: checked after the first forward pass (model.py)
         self.cache = PromptCache()
@@ -49,6 +55,13 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             gates = self.num_heads if config.gate_per == "head" else 1
             self.gate[adapter_name] = nn.Parameter(torch.zeros(gates, dtype=torch.float32, device=device))
         self.configs[adapter_name] = config
+
+    def add_projector(self, adapter_name: str, config: ZeroInitConfig) -> None:
+        """Gives this layer the projector of an adapter that takes images."""
+        assert config.image_layers is not None and config.image_channels is not None
+        self.projector[adapter_name] = ImageProjector(
+            len(config.image_layers), config.image_channels, config.image_hidden, self.width, self.device
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ZeroInitLayer:
         """`.to`, `.cuda`, `.half` and their like: prompts and gates move with the model, and stay fp32 unrounded."""
@@ -67,6 +80,10 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
                 read = values[adapter_name]
                 moved = read.detach().to(device or self.device, torch.float32)
                 values[adapter_name] = nn.Parameter(moved, requires_grad=read.requires_grad)
+        if adapter_name in self.projector:
+            projector = self.projector[adapter_name]
+            for parameter in projector.parameters():
+                parameter.data = parameter.data.to(device or self.device, torch.float32)
 
     def effective_gate(self, adapter_name: str, gate: Tensor | None = None) -> Tensor:
         """The gate as it multiplies, `activation(gate_scale * g)`: [H], or [1] where the layer has one gate."""
@@ -102,10 +119,68 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         total = None
         for name in self.active_adapters:
             if name in self.gate:
-                k_GKD, v_HKD = self.keys_values(name, module, q_BHTD.dtype)
-                extra_BTHD = prompt_attention(q_BHTD, k_GKD, v_HKD, scaling, softcap)
+                extra_BTHD = self._adapter_contribution(name, module, q_BHTD, scaling, softcap)
                 total = extra_BTHD if total is None else total + extra_BTHD
         return total
+
+    def _adapter_contribution(
+        self, name: str, module: nn.Module, q_BHTD: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        images = self.images.get(name)
+        if images is not None and not self._factors(module, softcap):
+            k_BGSD, v_BHSD, mask_BS = self._prompt_sets(name, module, images, q_BHTD.shape[0], q_BHTD.dtype)
+            return prompt_attention(q_BHTD, k_BGSD, v_BHSD, scaling, softcap, mask_BS)
+        k_GKD, v_HKD = self.keys_values(name, module, q_BHTD.dtype)
+        extra_BTHD = prompt_attention(q_BHTD, k_GKD, v_HKD, scaling, softcap)
+        return extra_BTHD if images is None else extra_BTHD + self._seen(name, module, images, q_BHTD, scaling)
+
+    def _factors(self, module: nn.Module, softcap: float | None) -> bool:
+        """Whether images can be added beside the prompts (`image.py`): keys are linear, scores are as they are."""
+        return softcap is None and self.layout.linear(module)
+
+    def _seen(self, name: str, module: nn.Module, images: Images, q_BHTD: Tensor, scaling: float) -> Tensor:
+        """What the images add, [B, T, H, D] or [B, 1, H, D]."""
+        dtype = q_BHTD.dtype
+
+        def project() -> tuple[Tensor, Tensor]:
+            tokens_BNC = images.tokens().to(self.device)
+            B, N, C = tokens_BNC.shape
+            # The projections' bias is in the prompts' keys and values already: what nothing gives is taken off.
+            with_zero = torch.cat([tokens_BNC.reshape(B * N, C), tokens_BNC.new_zeros(1, C)]).to(dtype)
+            k_GND, v_GND = self.layout.keys_values(module, with_zero)
+            k_BGND, v_BGND = ((x[:, :-1] - x[:, -1:]).unflatten(1, (B, N)).transpose(0, 1) for x in (k_GND, v_GND))
+            return k_BGND.to(dtype), self._gated(name, v_BGND, dtype)
+
+        made = images.once(id(self), project)
+        k_BGND, v_BHND, mask_BN = images.rows(q_BHTD.shape[0], *made, images.mask_BN.to(self.device))
+        return image_attention(q_BHTD, k_BGND, v_BHND, mask_BN, scaling)
+
+    def _gated(self, name: str, v_BGSD: Tensor, dtype: torch.dtype) -> Tensor:
+        """Values with the gate folded in, one per query head."""
+        v_BHSD = v_BGSD.repeat_interleave(self.num_heads // v_BGSD.shape[1], dim=1).float()
+        return (self.effective_gate(name)[:, None, None] * v_BHSD).to(dtype)
+
+    def _prompt_sets(
+        self, name: str, module: nn.Module, images: Images, batch: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One set of prompts per image, written out: keys [B, G, N*K, D], gated values [B, H, N*K, D], mask [B, N*K].
+
+        A row without images has the plain prompts as its first set.
+        """
+        K = self.prompt[name].shape[0]
+
+        def project() -> tuple[Tensor, Tensor, Tensor]:
+            tokens_BNC, mask_BN = images.tokens().to(self.device), images.mask_BN.to(self.device)
+            B, N, C = tokens_BNC.shape
+            sets = (self.prompt[name] + tokens_BNC[:, :, None]).reshape(B * N * K, C).to(dtype)
+            k_BGSD, v_BGSD = (x.unflatten(1, (B, N * K)).transpose(0, 1) for x in self.layout.keys_values(module, sets))
+            first_N = torch.arange(N, device=mask_BN.device) == 0
+            there_BN = mask_BN | (first_N & ~mask_BN.any(-1, keepdim=True))
+            mask_BS = torch.zeros(there_BN.shape, device=mask_BN.device).masked_fill(~there_BN, -torch.inf)
+            return k_BGSD.to(dtype), self._gated(name, v_BGSD, dtype), mask_BS.repeat_interleave(K, dim=1)
+
+        k_BGSD, v_BHSD, mask_BS = images.rows(batch, *images.once(id(self), project))
+        return k_BGSD, v_BHSD, mask_BS
 
     def _contribution_by_row(
         self, rows: RowAdapters, module: nn.Module, q_BHTD: Tensor, scaling: float, softcap: float | None
@@ -113,9 +188,23 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         here = [name for name in rows.adapters if name in self.gate]
         if not here:
             return None
+        batch = q_BHTD.shape[0]
+        seeing = [name for name in here if name in self.images]
+        if seeing and not self._factors(module, softcap):  # the sets differ from row to row: adapter by adapter
+            own = {name: torch.tensor([n == name for n in rows.names(batch)], device=q_BHTD.device) for name in here}
+            parts = [
+                self._adapter_contribution(name, module, q_BHTD, scaling, softcap).masked_fill(
+                    ~own[name][:, None, None, None], 0.0
+                )
+                for name in here
+            ]
+            return torch.stack(parts).sum(0)
         prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in here}
-        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, q_BHTD.shape[0], prompts)
-        return prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
+        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, prompts)
+        extra_BTHD = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
+        for name in seeing:  # rows of other adapters have none of its images
+            extra_BTHD = extra_BTHD + self._seen(name, module, self.images[name], q_BHTD, scaling)
+        return extra_BTHD
 
     def attend(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from ..thin_seams import SAME_SOFTMAX, THIN_SEAMS
 from ..tuner import RowTuner
 from .config import ZeroInitConfig
 from .hooks import Cut, SeamCheck, place
+from .image import ImageProjector, Images, images_of
 from .layer import CANNOT_MERGE, ZeroInitLayer
 
 
@@ -86,6 +88,53 @@ class ZeroInitModel(RowTuner):
         tensors = [t for module in block.layout.projections(target) for t in (*module.parameters(), *module.buffers())]
         device = tensors[0].device  # of a buffer, where a quantised projection has nothing else
         layer.update_layer(adapter_name, peft_config, device)
+        if peft_config.image_layers is not None and not self._projectors([adapter_name]):
+            layer.add_projector(adapter_name, peft_config)  # the lowest layer comes first
+
+    def _layers(self) -> list[ZeroInitLayer]:
+        return [module for module in self.model.modules() if isinstance(module, ZeroInitLayer)]
+
+    def _projectors(self, names: list[str]) -> dict[str, ImageProjector]:
+        """The projectors of those adapters that take images."""
+        held = {name: module for layer in self._layers() for name, module in layer.projector.items()}
+        return {name: held[name] for name in names if name in held}  # type: ignore[misc]
+
+    def _look(self, features: Any, mask: Tensor | None) -> None:
+        """Hands the images of a batch to the layers; None takes away those of the last."""
+        layers = self._layers()
+        rows = next((layer.rows for layer in layers), None)
+        images: dict[str, Images] = {}
+        if features is not None:
+            names = rows.given if rows is not None else None
+            projectors = self._projectors(rows.adapters if rows is not None else self.active_adapters)
+            images = images_of(features, mask, names, projectors)
+        for layer in layers:
+            layer.images = images
+
+    def forward(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """As the base's forward, with images.
+
+        Args:
+            args, kwargs: the base's own, and `adapter_names`.
+            image_features: features of the batch's images (`zerogate.vision`): [B, N, F], or [B, F], or a list with
+                [n, F] or None for each row.
+            image_mask: [B, N], which of N images there are, for features in one tensor.
+        """
+        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
+            self._look(image_features, image_mask)
+            try:
+                return super().forward(*args, **kwargs)
+            finally:
+                if not torch.is_grad_enabled():  # a backward pass may run layers again (activation checkpointing)
+                    self._look(None, None)
+
+    def generate(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """As the base's `generate`, with images as in `forward`."""
+        self._look(image_features, image_mask)
+        try:
+            return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+        finally:
+            self._look(None, None)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attaches an adapter; then arms the check of the seam and moves the cut to the lowest adapted layer."""

@@ -1,0 +1,197 @@
+"""Images in the prompts (LLaMA-Adapter, section 3.3): the projector that makes an image token, and what a row of a
+batch then adds to the attention.
+
+The image token I is added to all K prompts of a layer. Keys and values are linear in the prompt, so with k_I = W_k I
+and v_I = W_v I the keys become k_P + k_I and the values v_P + v_I. A softmax does not change when all its scores move
+by the same q k_I, and its weights sum to 1:
+
+    softmax(q (k_P + k_I)^T) (v_P + v_I)  =  softmax(q k_P^T) v_P  +  v_I
+
+So one image costs one projected vector per layer and no key at all, whatever K is. Several images are several sets of
+prompts in one softmax, which factors the same way: softmax(q k_P^T) v_P + sum_n softmax_n(q k_I^T) v_I. Where the keys
+are not linear in the prompt (QK-norm, clipped projections, capped scores) the sets are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..bank import BASE
+
+
+class ScaledLinear(nn.Module):
+    """A linear layer whose stored weight is `fan_in` times the one that acts.
+
+    Adam moves every stored number by the learning rate, and what moves together adds up over the inputs. Stored like
+    this, the output moves by the rate whatever the width, as a prompt does: one rate serves prompts, gates and
+    projector.
+
+    Args:
+        inputs, outputs: sizes.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=torch.float32, device=device))
+        self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float32, device=device))
+        nn.init.normal_(self.weight, std=inputs**0.5)  # what acts has a standard deviation of 1/sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return F.linear(x, self.weight / self.weight.shape[1], self.bias)
+
+
+class ImageProjector(nn.Module):
+    """Image features of M layers of an encoder -> one image token: a small MLP over their channels, in fp32.
+
+    Args:
+        layers: M.
+        channels: of one layer's feature.
+        hidden: width of the MLP (the paper's is 64).
+        width: C, the base's hidden size.
+    """
+
+    def __init__(self, layers: int, channels: int, hidden: int, width: int, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.layers, self.channels = layers, channels
+        self.down = ScaledLinear(layers * channels, hidden, device)
+        self.up = ScaledLinear(hidden, width, device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., M * channels] -> image tokens [..., C]. Each layer's feature is normed first: their sizes differ."""
+        if features.shape[-1] != self.layers * self.channels:
+            raise ValueError(
+                f"image_features have {features.shape[-1]} channels, but this adapter was made for {self.layers} "
+                f"layers of {self.channels}: {self.layers * self.channels}."
+            )
+        x = features.to(self.down.weight.device, torch.float32).unflatten(-1, (self.layers, self.channels))
+        x = F.layer_norm(x, (self.channels,)).flatten(-2)
+        token: Tensor = self.up(F.silu(self.down(x)))
+        return token
+
+
+@dataclass(eq=False)
+class Images:
+    """The images of a batch for one adapter, for the length of one forward pass or generation.
+
+    Attributes:
+        features_NF: features of all images, row after row.
+        mask_BN: which places of a row have one of them; a row may have none.
+        projector: makes their tokens.
+        remembered: tokens, and keys and values by layer; within a generation nothing is computed twice.
+    """
+
+    features_NF: Tensor
+    mask_BN: Tensor
+    projector: ImageProjector
+    remembered: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def tokens(self) -> Tensor:
+        """The image tokens, [B, N, C], zero where there is no image.
+
+        In training each layer asks anew: a small MLP beside a layer's own projections, and what activation
+        checkpointing runs again is then whole.
+        """
+        return self.once(0, self._tokens)[0]
+
+    def _tokens(self) -> tuple[Tensor]:
+        tokens_NC = self.projector(self.features_NF)
+        place = self.mask_BN.flatten().nonzero().flatten()
+        tokens_SC = tokens_NC.new_zeros(self.mask_BN.numel(), tokens_NC.shape[-1])
+        return (tokens_SC.index_copy(0, place, tokens_NC).unflatten(0, self.mask_BN.shape),)
+
+    def once(self, key: int, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `make` gives; without gradients it is asked once for each key."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        if key not in self.remembered:
+            self.remembered[key] = make()
+        return self.remembered[key]
+
+    def rows(self, batch: int, *tensors: Tensor) -> list[Tensor]:
+        """Tensors with B rows, for a batch in which generation has repeated each row (beams, several sequences).
+
+        Raises:
+            ValueError: the batch is no multiple of B.
+        """
+        repeats, rest = divmod(batch, self.mask_BN.shape[0])
+        if rest or not repeats:
+            raise ValueError(f"image_features are for {self.mask_BN.shape[0]} rows, but the batch has {batch}.")
+        return [t.repeat_interleave(repeats, dim=0) if repeats > 1 else t for t in tensors]
+
+
+def image_attention(q_BHTD: Tensor, k_BGND: Tensor, v_BHND: Tensor, mask_BN: Tensor, scaling: float) -> Tensor:
+    """What images add beside the prompts: `sum_n softmax_n(q k_I^T) v_I`, the gate folded into the values.
+
+    Args:
+        q_BHTD: Queries.
+        k_BGND: Image keys; unused where each row has one image.
+        v_BHND: Gated image values, one per query head.
+        mask_BN: Which images there are.
+        scaling: What the attention multiplies its scores by.
+
+    Returns:
+        [B, T, H, D], or [B, 1, H, D] where there is one image a row; exactly 0 for rows without any.
+    """
+    there_BN = mask_BN.to(v_BHND.dtype)
+    if v_BHND.shape[2] == 1:
+        return (v_BHND * there_BN[:, None, :, None]).transpose(1, 2)
+    B, H, T, D = q_BHTD.shape
+    G, N = k_BGND.shape[1], k_BGND.shape[2]
+    scores_BGMN = (q_BHTD.reshape(B, G, (H // G) * T, D) @ k_BGND.transpose(-1, -2)).float() * scaling
+    scores_BGMN = scores_BGMN.masked_fill(~mask_BN[:, None, None, :], torch.finfo(torch.float32).min)
+    probs_BHTN = scores_BGMN.softmax(dim=-1).to(v_BHND.dtype).reshape(B, H, T, N) * there_BN[:, None, None, :]
+    return (probs_BHTN @ v_BHND).transpose(1, 2)
+
+
+def images_of(
+    features: Any, mask: Tensor | None, names: Sequence[str] | None, projectors: dict[str, ImageProjector]
+) -> dict[str, Images]:
+    """The images of a batch, by the adapter that looks at them.
+
+    Args:
+        features: [B, N, F], or [B, F] for one image a row, or a list with [n, F] (or [F], or None) for each row.
+        mask: [B, N], which images there are, for features in one tensor. None: all.
+        names: the adapter of each row; None where one serves all.
+        projectors: by adapter; with `names` None, of the active adapter.
+
+    Raises:
+        ValueError: a row has an image and its adapter takes none; sizes that do not fit.
+    """
+    rows = _by_row(features, mask)
+    owners = list(names) if names is not None else [next(iter(projectors), BASE)] * len(rows)
+    if len(owners) != len(rows):
+        raise ValueError(f"image_features are for {len(rows)} rows, adapter_names for {len(owners)}.")
+    for row, (images, owner) in enumerate(zip(rows, owners, strict=True)):
+        if len(images) and owner not in projectors:
+            raise ValueError(
+                f"row {row} comes with an image, but its adapter {owner!r} takes none (image_layers is not set)."
+            )
+    found = {}
+    for name, projector in projectors.items():
+        counts = torch.tensor([len(images) * (owner == name) for images, owner in zip(rows, owners, strict=True)])
+        if counts.any():
+            device = projector.down.weight.device
+            own = torch.cat([f.to(device) for f, count in zip(rows, counts.tolist(), strict=True) if count])
+            mask_BN = torch.arange(int(counts.max()))[None] < counts[:, None]
+            found[name] = Images(own, mask_BN.to(device), projector)
+    return found
+
+
+def _by_row(features: Any, mask: Tensor | None) -> list[Tensor]:
+    if not isinstance(features, Tensor):
+        given = [f if f is None or f.dim() == 2 else f[None] for f in features]
+        width = next((f.shape[1] for f in given if f is not None), 0)
+        return [torch.empty(0, width) if f is None else f for f in given]
+    if features.dim() not in (2, 3):
+        raise ValueError(f"image_features must be [rows, images, channels], not of shape {tuple(features.shape)}.")
+    features_BNF = features if features.dim() == 3 else features[:, None]
+    if mask is None:
+        return list(features_BNF)
+    return [f[m.to(f.device).bool()] for f, m in zip(features_BNF, mask, strict=True)]
