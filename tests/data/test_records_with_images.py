@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from zerogate.data import DataSection, load_data
 from zerogate.data.formats import to_records
-from zerogate.data.leaks import find_near_duplicates
+from zerogate.data.leaks import find_near_duplicates, recorded_training
 from zerogate.data.load import load_records
 from zerogate.data.records import Record, Turn
 from zerogate.data.split import cluster, find_leaks, split_held_out
@@ -272,6 +272,21 @@ def test_bad_images_stop_the_run_before_it_starts_or_are_left_out(
     other = write(folder / "other.jsonl", [alpaca(image=f"{n}.png") for n in (4, 5, 6, 7, 8)])
     both = load_data(DataSection(path=path, held_out=other, bad_images="drop"), tokenizer)
     assert both.held_out is not None and both.held_out.rows == [1, 2, 3, 4, 5]
+
+
+def test_what_a_run_on_images_recorded(folder: Path) -> None:
+    path = write(folder / "data.jsonl", [alpaca(image=f"{n}.png") for n in (1, 2)])
+    run = folder / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(f"data: {{path: {path}}}\n")
+    recorded = recorded_training(run)
+    assert recorded is not None and recorded[1] is not None
+    first, second = recorded[1]
+    assert first != second and first.endswith("\nWhat is it?")
+    (folder / "1.png").unlink()
+    assert recorded_training(run) == (path, [second])
+    (folder / "2.png").unlink()
+    assert recorded_training(run) == (path, None)
 
 
 def test_images_in_another_folder_or_in_an_archive(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -12,14 +12,16 @@ import pytest
 from tiny_base import make_base
 
 from zerogate.bases import load_base
-from zerogate.data.leaks import find_near_duplicates
+from zerogate.data.leaks import find_near_duplicates, recorded_training
 from zerogate.data.load import load_records
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
 from zerogate.evaluation.accuracy import total
 from zerogate.evaluation.evaluate import evaluate_task
+from zerogate.evaluation.other_images import shuffled_images
 from zerogate.evaluation.score import score_file
-from zerogate.evaluation.tasks import find_task, read_questions
+from zerogate.evaluation.tasks import Question, find_task, read_questions
+from zerogate.vision import source_from
 
 Shared = Callable[[str], Path]
 
@@ -122,13 +124,15 @@ def test_a_missing_split_is_named_with_the_way_out(shared_data: Shared) -> None:
         read_questions(find_task("easy-vqa"), archive)
 
 
-def test_questions_about_held_out_images_do_not_leak(shared_data: Shared) -> None:
+def test_questions_about_held_out_images_do_not_leak(shared_data: Shared, tmp_path: Path) -> None:
     archive = str(shared_data("images/easy_vqa_train.tar"))
     learned = [r.prompt_key for r in load_records(DataSection(path=f"{archive}:train[:300]", format="easy_vqa"))[0]]
     task = find_task("easy-vqa")
     new, old = (read_questions(task, f"{archive}:train[{part}]") for part in ("300:330", "290:300"))
     assert find_near_duplicates(learned, [question.key for question in new]).leaks == []
     assert len(find_near_duplicates(learned, [question.key for question in old]).leaks) == len(old)
+    (tmp_path / "recipe.yaml").write_text(f"data: {{path: '{archive}:train[:300]', format: easy_vqa}}\n")
+    assert recorded_training(tmp_path) == (f"{archive}:train[:300]", learned)
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +167,18 @@ def test_a_model_answers_and_its_kinds_are_saved(model: Any, shared_data: Shared
     bare = tmp_path / "bare.jsonl"
     bare.write_text("".join(json.dumps({"response": row["response"]}) + "\n" for row in result.rows))
     assert task.total(score_file(task, bare, data)) == result.score  # kinds and labels from the data set
+
+
+def test_images_of_other_questions(tmp_path: Path) -> None:
+    def question(row: int, *names: str) -> Question:
+        return Question(row, "What?", "", "yes", tuple(source_from(name, tmp_path) for name in names))
+
+    questions = [question(row, f"{row // 2}.png") for row in range(20)] + [question(20)]
+    turned = shuffled_images(questions, seed=0)
+    assert turned == shuffled_images(questions, seed=0) != shuffled_images(questions, seed=1)
+    assert all(old.images != new.images for old, new in zip(questions[:20], turned[:20], strict=True))
+    assert all(turned[n].images == turned[n + 1].images for n in range(0, 20, 2))
+    assert {image.key for item in turned for image in item.images} == {i.key for q in questions for i in q.images}
+    assert turned[20] == questions[20]
+    with pytest.raises(UserError, match="all questions are about one image"):
+        shuffled_images(questions[:2], seed=0)

@@ -21,12 +21,14 @@ import yaml
 from pydantic import ValidationError
 
 from zerogate.data.formats import detect_format, to_records
+from zerogate.data.layouts.splits import path_and_split
 from zerogate.data.load import POCKET, load_records
 from zerogate.data.read import read_rows
 from zerogate.data.records import split_key
 from zerogate.data.section import DataSection
 from zerogate.data.split import normalise
 from zerogate.errors import UserError
+from zerogate.vision.check import check_images
 
 WORDS = 3
 """Words in a run."""
@@ -200,9 +202,13 @@ def recorded_training(folder: Path) -> tuple[str, list[str] | None] | None:
         section = DataSection.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))["data"])
     except (yaml.YAMLError, ValidationError, KeyError, TypeError):
         return None  # a recipe.yaml of someone else's
-    if section.path not in POCKET and not Path(section.path).expanduser().exists():
+    if section.path not in POCKET and not Path(path_and_split(section.path, "")[0]).expanduser().exists():
         return section.path, None  # a Hub data set is not fetched for a check
-    return section.path, [record.prompt_key for record in load_records(section)[0]]
+    records = load_records(section)[0]
+    images = check_images((record.row, record.images) for record in records)
+    if len(images.bad) == len(records):
+        return section.path, None  # the records are here, their images are not
+    return section.path, [record.prompt_key for record in records if record.row not in images.bad]
 
 
 def _telling_runs(questions: Sequence[str]) -> list[set[tuple[str, ...]]]:

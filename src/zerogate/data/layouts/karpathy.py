@@ -19,7 +19,8 @@ from zerogate.errors import UserError
 
 _MEMBERS = {"train": ("train", "restval")}
 _FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images")
-_ARCHIVES = ("*.tar*", "*.zip")
+# COCO's own two archives are to be unpacked side by side; a folder may hold many others, so not all are opened.
+_ARCHIVES = ("images*.tar*", "images*.zip", "*lickr*.tar*", "*lickr*.zip")
 
 
 def read(place: Place, split: str) -> list[Example]:

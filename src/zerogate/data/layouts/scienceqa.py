@@ -21,7 +21,7 @@ from zerogate.errors import UserError
 LETTERS = "ABCDE"
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12")
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
-_ARCHIVES = ("images*.tar*", "images*.zip", "*.zip")
+_ARCHIVES = ("images*.tar*", "images*.zip", "train.zip", "val.zip", "test.zip")
 
 
 def read(place: Place, split: str) -> list[Example]:
