@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from zerogate.cache import cache_folder
 from zerogate.errors import UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
@@ -26,14 +27,6 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", "
 def is_archive(path: Path) -> bool:
     """Whether a file is called like an archive."""
     return path.name.lower().endswith(SUFFIXES)
-
-
-def cache_folder() -> Path:
-    """Where things that can be made again are kept."""
-    named = os.environ.get("ZEROGATE_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zerogate"
 
 
 def unpacked(archive: Path) -> Path:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from zerogate.data.records import Record, Turn
@@ -62,6 +64,8 @@ class Encoded:
         rows: the row each sequence came from.
         report: what was left out.
         images: what each sequence shows, aligned with `rows`; empty tuples for text alone.
+        features: what a vision encoder makes of all images, [images, F]; None while nobody has looked (`see`).
+        seen: for each sequence, which rows of `features` are its images.
     """
 
     input_ids: list[np.ndarray]
@@ -69,6 +73,8 @@ class Encoded:
     rows: list[int]
     report: EncodeReport
     images: list[tuple[ImageSource, ...]] = field(default_factory=list)
+    features: Tensor | None = None
+    seen: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Sequences that came without images show none."""
@@ -77,6 +83,22 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def see(self, features: dict[str, Tensor]) -> None:
+        """Give every sequence the features of its images, by digest. One image is kept once, whoever shows it."""
+        index = {digest: place for place, digest in enumerate(features)}
+        self.features = torch.stack(list(features.values()))
+        self.seen = [[index[source.digest] for source in images] for images in self.images]
+
+    def item(self, place: int) -> dict[str, Any]:
+        """One sequence as `Collator` takes it."""
+        item = {"input_ids": self.input_ids[place], "labels": self.labels[place], "row": self.rows[place]}
+        return item if self.features is None else {**item, "shown": self.seen[place]}
+
+    def columns(self) -> dict[str, list[Any]]:
+        """All sequences as columns, for a data set whose rows `Collator` takes."""
+        columns: dict[str, list[Any]] = {"input_ids": self.input_ids, "labels": self.labels, "row": self.rows}
+        return columns if self.features is None else {**columns, "shown": self.seen}
 
     @property
     def lengths(self) -> np.ndarray:

@@ -57,6 +57,8 @@ class Data:
             lines += [f"held out: {line}" for line in self.held_out.report.lines()]
         lines += self.images.lines()
         lines += [f"held out: {line}" for line in self.held_out_images.lines()]
+        if self.images.images and self.train.features is None:
+            lines.append("nobody looks at the images: the adapter takes none (adapter.image_encoder)")
         return lines
 
 

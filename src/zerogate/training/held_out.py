@@ -54,17 +54,14 @@ def held_out_loss(model: nn.Module, encoded: Encoded, pad_token_id: int, *, rank
     """
     head = output_head(model)
     device = next(head.parameters()).device
-    collate = Collator(pad_token_id)
+    collate = Collator(pad_token_id, encoded.features)
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     try:
         for batch_indices in _batches(encoded.lengths)[rank::world]:
-            items = [
-                {"input_ids": encoded.input_ids[i], "labels": encoded.labels[i], "row": encoded.rows[i]}
-                for i in batch_indices
-            ]
-            batch = {name: tensor.to(device) for name, tensor in collate(items).items()}
+            items = collate([encoded.item(i) for i in batch_indices])
+            batch = {name: tensor.to(device) for name, tensor in items.items()}
             logits_SV, targets_S = learned_logits(model, head, batch)
             loss = nn.functional.cross_entropy(logits_SV.float(), targets_S, reduction="sum")
             right = (logits_SV.argmax(-1) == targets_S).sum()

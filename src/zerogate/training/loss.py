@@ -21,6 +21,7 @@ def learned_logits(model: nn.Module, head: nn.Module, batch: dict[str, Tensor]) 
         model: a causal language model, possibly wrapped by PEFT or DDP.
         head: its output embeddings, the module that turns hidden states into logits.
         batch: `input_ids`, `attention_mask` and `labels`, each [B, T]; labels are not shifted, -100 is not learned.
+            With images also `image_features` and `image_mask`, for an adapter that takes them.
 
     Returns:
         logits_SV of the S learned positions, in the model's dtype, and their targets_S, int64.
@@ -35,9 +36,12 @@ def learned_logits(model: nn.Module, head: nn.Module, batch: dict[str, Tensor]) 
         virtual = hidden_BTC.shape[1] - learned_BT.shape[1]
         return (hidden_BTC[:, virtual:][learned_BT], *args[1:])
 
+    images = {name: batch[name] for name in ("image_features", "image_mask") if name in batch}
     handle = head.register_forward_pre_hook(narrow)
     try:
-        logits_SV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        logits_SV = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **images
+        ).logits
     finally:
         handle.remove()
     return logits_SV, targets_BT[learned_BT]

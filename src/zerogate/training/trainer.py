@@ -37,7 +37,7 @@ class ZerogateTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
         """Nothing is reported to anyone."""
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: list[str] = ["input_ids", "labels", "row"]  # type: ignore[assignment]
+        self._signature_columns: list[str] = ["input_ids", "labels", "row", "shown"]  # type: ignore[assignment]
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """Cross-entropy over the learned tokens of a batch, and how many there are."""

@@ -66,11 +66,11 @@ class ZeroInitConfig(PeftConfig):
         default="zero_init",
         metadata=_help("zero_init, or vanilla: prompts in the text's own softmax, no gate (the ablation of Table 4)."),
     )
-    image_layers: list[int] | None = field(
+    image_layers: list[int] | int | None = field(
         default=None,
         metadata=_help(
             "Layers of a vision encoder whose global features condition the prompts (indices of its hidden states; M "
-            "of them). None: the adapter takes no images."
+            "of them), or how many, where whoever loads the encoder chooses them. None: the adapter takes no images."
         ),
     )
     image_channels: int | None = field(
@@ -106,12 +106,8 @@ class ZeroInitConfig(PeftConfig):
             raise ValueError(
                 f"prompt_init_std and gate_scale must be positive, not {self.prompt_init_std} and {self.gate_scale}."
             )
-        if (self.image_layers is None) != (self.image_channels is None):
-            raise ValueError(
-                f"image_layers and image_channels go together, but they are {self.image_layers} and "
-                f"{self.image_channels}."
-            )
-        if self.image_layers is not None and (not self.image_layers or self.attention == "vanilla"):
+        takes_images = self.image_layers is not None or self.image_encoder is not None
+        if takes_images and (self.image_layers in ([], 0) or self.attention == "vanilla"):
             raise ValueError(
                 "image_layers needs at least one layer of the encoder, and attention='zero_init': images come in "
                 "through the gates."

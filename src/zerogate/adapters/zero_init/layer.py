@@ -58,7 +58,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
     def add_projector(self, adapter_name: str, config: ZeroInitConfig) -> None:
         """Gives this layer the projector of an adapter that takes images."""
-        assert config.image_layers is not None and config.image_channels is not None
+        assert isinstance(config.image_layers, list) and config.image_channels is not None  # model.py has checked
         self.projector[adapter_name] = ImageProjector(
             len(config.image_layers), config.image_channels, config.image_hidden, self.width, self.device
         )

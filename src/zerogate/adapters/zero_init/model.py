@@ -43,6 +43,7 @@ class ZeroInitModel(RowTuner):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Finds and checks the attention modules before anything is changed."""
+        _check_images(peft_config)
         blocks = choose_blocks(model, peft_config)
         self._targets = {block.name: block for block in blocks}
         for block in blocks:
@@ -170,6 +171,18 @@ class ZeroInitModel(RowTuner):
                 del module._modules[CHILD]
         super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
         return self.model
+
+
+def _check_images(config: ZeroInitConfig) -> None:
+    """Raises ValueError where a config names an encoder and nobody has looked what it gives."""
+    takes_images = config.image_layers is not None or config.image_encoder is not None
+    if takes_images and (not isinstance(config.image_layers, list) or config.image_channels is None):
+        raise ValueError(
+            f"image_layers={config.image_layers} and image_channels={config.image_channels}: an adapter that takes "
+            "images needs the list of its encoder's layers and their channels. `zerogate train` fills them in; from "
+            "Python: encoder = zerogate.vision.load_encoder(NAME); image_layers=encoder.layers, "
+            "image_channels=encoder.channels."
+        )
 
 
 def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:

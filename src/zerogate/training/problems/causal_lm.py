@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from zerogate.bases.load import load_base, read_config
 from zerogate.data.collate import Collator
 from zerogate.data.load import Data, load_data
+from zerogate.training.images import see_images
 from zerogate.training.problems.problem import Merit
 from zerogate.training.recipe import Plan, Recipe
 from zerogate.training.run_trainer import EpochSampler, RunTrainer
@@ -52,8 +53,10 @@ class CausalLM:
         return []
 
     def load_data(self, processor: Any) -> Data:
-        """Read, split, check for leaks and tokenise."""
-        return load_data(self.recipe.data, processor)
+        """Read, split, check for leaks and tokenise; look at the images if the adapter takes some."""
+        data = load_data(self.recipe.data, processor)
+        see_images(data, self.recipe.adapter)
+        return data
 
     def make_trainer(self, data: Data, plan: Plan, processor: Any, **common: Any) -> RunTrainer:
         """TRL's trainer, with ours on top."""
@@ -62,10 +65,8 @@ class CausalLM:
             sampler=EpochSampler(data.train.lengths.tolist(), plan.micro_batch, train.seed, train.group_by_length),
             held_out=data.held_out,
             pad_token_id=processor.pad_token_id,
-            train_dataset=Dataset.from_dict(
-                {"input_ids": data.train.input_ids, "labels": data.train.labels, "row": data.train.rows}
-            ),
-            data_collator=Collator(processor.pad_token_id),
+            train_dataset=Dataset.from_dict(data.train.columns()),
+            data_collator=Collator(processor.pad_token_id, data.train.features),
             processing_class=processor,
             **common,
         )

@@ -217,10 +217,16 @@ def test_wrong_features_are_named(given: dict[str, Any], message: str) -> None:
         outputs(family, see(family), **given)
 
 
+def test_an_encoder_nobody_has_looked_at_is_refused() -> None:
+    family = BY_NAME["llama"]
+    for given in ({"image_layers": [1]}, {"image_encoder": "clip"}, {"image_layers": 2, "image_channels": 6}):
+        with pytest.raises(ValueError, match="load_encoder"):
+            get_peft_model(family.model(), zero_init(family, **given))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"image_layers": [1]}, "go together"),
         ({"image_layers": [], "image_channels": 4}, "at least one layer"),
         ({"image_layers": [1], "image_channels": 4, "attention": "vanilla"}, "through the gates"),
         ({"image_layers": [1], "image_channels": 4, "image_hidden": 0}, "at least 1"),

@@ -1,0 +1,132 @@
+"""Training on pictures: real files through a real (random, tiny) CLIP into the prompts of a real run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from zerogate.bases import load_base
+from zerogate.errors import UserError
+from zerogate.training.recipe_file import parse_recipe
+from zerogate.training.run import train
+
+Settings = Callable[..., dict[str, Any]]
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (30, 60, 220), "white": (250, 250, 250)}
+
+
+@pytest.fixture(scope="session")
+def eye(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP of three layers, with its image processor."""
+    folder = tmp_path_factory.mktemp("eye")
+    torch.manual_seed(0)
+    looks = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    reads = {**looks, "vocab_size": 9, "num_hidden_layers": 1}
+    config = tf.CLIPConfig(vision_config={**looks, "image_size": 24, "patch_size": 8}, text_config=reads)
+    tf.CLIPModel(config).save_pretrained(folder)
+    size = {"height": 24, "width": 24}
+    tf.CLIPImageProcessor(size=size, do_center_crop=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty pictures of four colours, one in ten without a question about what is to be seen."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = []
+    for number in range(80):
+        name, (red, green, blue) = list(COLOURS.items())[number % 4]
+        shade = number % 20
+        Image.new("RGB", (30 + number, 40), (red - shade, green + shade, blue)).save(folder / f"{number}.png")
+        rows.append({"instruction": "Where is it?", "image": f"{number}.png", "output": f"The {name} yard."})
+    rows += [{"instruction": f"Where does the owl number {n} live?", "output": "The tree."} for n in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "rows.jsonl"
+
+
+@pytest.fixture
+def seeing(settings: Settings, eye: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """The recipe of a run that looks at pictures."""
+    monkeypatch.setenv("ZEROGATE_CACHE", str(tmp_path / "cache"))
+
+    def make(**changes: Any) -> dict[str, Any]:
+        recipe = settings(
+            data={"path": str(pictures), "held_out": 20},
+            adapter={"method": "zero_init", "prompt_length": 4, "image_encoder": str(eye), "image_layers": 2},
+            train__steps=60,
+            train__learning_rate=None,
+            train__evaluate_every=60,
+            train__save_every=30,
+        )
+        return {**recipe, **changes}
+
+    return make
+
+
+def short(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, "train": {**recipe["train"], "steps": 30, "evaluate_every": 30}}
+
+
+def test_pictures_are_learned_from_and_a_blind_run_is_told(
+    seeing: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pocket = {"name": "pocket", "dtype": "bfloat16", "attn_implementation": "eager"}  # a random base learns nothing
+    outcome = train(parse_recipe(short(seeing(base=pocket))))
+    with_pictures = outcome.summary["last_loss"]
+    blind = {"method": "zero_init", "prompt_length": 4}
+    without = train(parse_recipe(short(seeing(base=pocket, adapter=blind, output=str(tmp_path / "blind")))))
+    assert with_pictures < 0.5 * without.summary["last_loss"]
+    assert "nobody looks at the images" in capsys.readouterr().err
+
+    config = outcome.model.peft_config["default"]
+    assert (config.image_layers, config.image_channels) == ([2, 3], 16)
+    base, _ = load_base(**pocket)
+    loaded = PeftModel.from_pretrained(base, str(outcome.folder / "last"))
+    ids = torch.tensor([[0, 5, 6]])
+    look = {"image_features": torch.randn(1, 32)}
+    with torch.no_grad():
+        expected = outcome.model.eval()(input_ids=ids, **look).logits
+        assert torch.equal(loaded.eval()(input_ids=ids, **look).logits, expected)
+        assert not torch.equal(loaded(input_ids=ids).logits, expected)
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(seeing: Settings, tmp_path: Path) -> None:
+    whole = train(parse_recipe(seeing(output=str(tmp_path / "whole"))))
+    torn = seeing(output=str(tmp_path / "torn"))
+    train(parse_recipe(torn))
+    for left in ("summary.json", "checkpoints/step-0000060"):
+        path = tmp_path / "torn" / left
+        if path.is_dir():
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
+    train(parse_recipe(torn), resume=True)
+    ours = load_file(tmp_path / "torn" / "last" / "adapter_model.safetensors")
+    for name, tensor in load_file(whole.folder / "last" / "adapter_model.safetensors").items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def test_mistakes_with_images_are_named_before_anything_is_written(
+    seeing: Settings, data_file: Path, tmp_path: Path, pictures: Path
+) -> None:
+    with pytest.raises(UserError, match="no record has an image"):
+        train(parse_recipe(seeing(data={"path": str(data_file), "held_out": 20})))
+    nowhere = {"method": "zero_init", "image_encoder": str(tmp_path / "nothing-here")}
+    with pytest.raises(UserError, match="nothing-here"):
+        train(parse_recipe(seeing(adapter=nowhere)))
+    rows = [json.loads(line) for line in pictures.read_text().splitlines()]
+    rows[3]["image"] = "gone.png"
+    (pictures.parent / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"row 4: gone\.png: no such file"):
+        train(parse_recipe(seeing(data={"path": str(pictures.parent / "bad.jsonl"), "held_out": 20})))
+    assert not Path(seeing()["output"]).exists()
