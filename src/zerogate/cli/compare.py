@@ -41,12 +41,11 @@ def compare(
     from zerogate.comparison.recipe import load_comparison
     from zerogate.comparison.run import compare as run
     from zerogate.comparison.run import report as read
-    from zerogate.comparison.table import cells
 
     comparison = load_comparison(find_recipe(recipe), overrides)
     made = read(comparison) if report else run(comparison, only=only, console=Console(stderr=True, highlight=False))
     console = Console(highlight=False)
-    headings, rows = cells(made.every_row, brief=True)
+    headings, rows = made.table(brief=True)
     table = Table(*headings, title=comparison.title)
     for column in table.columns[1:]:
         column.justify = "right"

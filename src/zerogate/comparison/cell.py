@@ -25,12 +25,16 @@ from rich.console import Console
 
 from zerogate.bases import load_adapted, load_base
 from zerogate.comparison.questions import ask
-from zerogate.comparison.recipe import TaskSection
+from zerogate.comparison.sections import TaskSection
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
 from zerogate.training.callbacks import quiet_libraries, read_metrics
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
+from zerogate.training.problems import find_problem
+from zerogate.training.problems.labelled import LabelledProblem
+from zerogate.training.problems.sections import LabelledRecipe
+from zerogate.training.problems.trained import load_trained
 from zerogate.training.recipe import BaseSection, Recipe
 from zerogate.training.recipe_file import parse_recipe, validate
 from zerogate.training.run import train
@@ -95,6 +99,8 @@ def run_cell(spec: dict[str, Any], folder: Path, console: Console) -> Result:
             result.failed = str(error)
             return result
         adapter = Path(recipe.output) / "last"
+        if isinstance(recipe, LabelledRecipe):
+            _measure(recipe, adapter, result)
     if spec["tasks"]:
         model, tokenizer = _load(base, adapter, spec["recipe"])
         for settings in spec["tasks"]:
@@ -120,6 +126,20 @@ def _train(recipe: Recipe, result: Result, console: Console) -> None:
     result.adapter_bytes = sum(file.stat().st_size for file in (outcome.folder / "last").glob("*.safetensors"))
     del outcome
     gc.collect()
+
+
+def _measure(recipe: LabelledRecipe, saved: Path, result: Result) -> None:
+    """The task's figures on the held-out records, of what was saved on a freshly loaded base."""
+    problem = find_problem(recipe)
+    assert isinstance(problem, LabelledProblem)
+    model, processor = load_trained(saved, recipe.base.name, recipe.base.device)
+    held_out = problem.load_data(processor).held_out
+    if held_out is None:
+        raise UserError("a comparison needs held-out records to measure on (data.held_out)")
+    figures = problem.measure(model, held_out, max(recipe.train.batch_size, 32))
+    for name in problem.shown:
+        result.accuracy[name] = figures[f"eval_{name}"]
+        result.details[name] = {**figures, "accuracy": figures[f"eval_{name}"], "n": len(held_out.records)}
 
 
 def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zerogate.comparison.recipe import Comparison, TaskSection
+from zerogate.comparison.recipe import Comparison
+from zerogate.comparison.sections import TaskSection
 from zerogate.data.leaks import find_near_duplicates, refuse_leaks
 from zerogate.data.load import POCKET, load_records, pocket_rows
 from zerogate.data.section import DataSection

@@ -23,76 +23,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from zerogate.comparison.sections import DatasetEntry, MethodEntry, SweepSection, TaskSection
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
 from zerogate.training.recipe import BaseSection, Recipe, Section
 from zerogate.training.recipe_file import parse_recipe, read_settings, validate
-
-
-class MethodEntry(Section):
-    """One contestant.
-
-    Attributes:
-        name: as it stands in the tables.
-        adapter: `method` and its settings, as in a training recipe.
-        learning_rates: the rates to choose from; one needs no sweep. None: the rate that `train` gives.
-        train: settings laid over the common `train` section.
-        base: settings laid over the common `base` section.
-        data: settings laid over the common `data` section.
-    """
-
-    name: str
-    adapter: dict[str, Any]
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
-    train: dict[str, Any] = Field(default_factory=dict)
-    base: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-
-
-class SweepSection(Section):
-    """How learning rates are chosen.
-
-    Attributes:
-        steps: optimiser steps of a short run. None: as many as the real one.
-        data: settings laid over the common `data` section, so that the choice is made on other records than the
-            result. Without it the held-out part is split anew (`split_seed` + 1).
-        choose_by: the lowest held-out `loss`, or the highest accuracy in the first of the `tasks`.
-    """
-
-    steps: PositiveInt | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
-    choose_by: Literal["loss", "accuracy"] = "loss"
-
-
-class TaskSection(Section):
-    """What is asked of a trained model.
-
-    Attributes:
-        task: `exact_match`, or a task of `zerogate eval`.
-        data: the file of questions. `exact_match` without one asks the held-out records of the `data` section.
-        limit: ask the first so many only.
-        batch_size: questions at a time.
-        max_new_tokens: the longest answer. None: the task's own.
-        beams: beams of the search. None: the task's own.
-        allow_leak: ask although training data holds some of the questions.
-    """
-
-    task: str
-    data: str | None = None
-    limit: PositiveInt | None = None
-    batch_size: PositiveInt = 64
-    max_new_tokens: PositiveInt | None = None
-    beams: PositiveInt | None = None
-    allow_leak: bool = False
-
-    @property
-    def label(self) -> str:
-        """Its name in tables, which tells two files of one task apart."""
-        return self.task if self.data is None else f"{self.task} ({Path(self.data).stem.split('.')[0]})"
 
 
 class Comparison(Section):
@@ -100,8 +39,10 @@ class Comparison(Section):
 
     Attributes:
         title: over tables and pictures.
+        task: what is learned, as in a training recipe. With labels, the task's own held-out figures are what counts.
         base: the frozen model, or a list of them.
         data: what to learn from, as in a training recipe.
+        datasets: several, in place of one; `data` is what they have in common.
         train: how, as in a training recipe; without a rate where the methods give theirs.
         methods: the contestants.
         seeds: one run each, of weights and order.
@@ -112,8 +53,10 @@ class Comparison(Section):
     """
 
     title: str = "Comparison"
+    task: str = "causal_lm"
     base: BaseSection | tuple[BaseSection, ...]
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(default_factory=dict)
+    datasets: tuple[DatasetEntry, ...] = ()
     train: dict[str, Any]
     methods: Annotated[tuple[MethodEntry, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -129,13 +72,23 @@ class Comparison(Section):
             ("bases", [base.name for base in self.bases]),
             ("tasks", [task.label for task in self.tasks]),
             ("seeds", list(map(str, self.seeds))),
+            ("datasets", [dataset.name for dataset in self.datasets]),
         ):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"two {what} are called {twice[0]!r}; give each a name of its own")
         if self.sweep.choose_by == "accuracy" and not self.tasks:
             raise ValueError("sweep.choose_by is accuracy, but there are no tasks to measure it with")
+        if self.labelled and self.tasks:
+            raise ValueError(f"tasks are asked of language models; {self.task} has held-out figures of its own")
+        if not self.data and not self.datasets:
+            raise ValueError("give data, or datasets")
         return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is about a task with labels."""
+        return self.task != "causal_lm"
 
     @property
     def bases(self) -> tuple[BaseSection, ...]:
@@ -172,14 +125,35 @@ def load_comparison(path: str | Path, overrides: list[str] | None = None) -> Com
     """
     settings = read_settings(path, Comparison, overrides)
     comparison = validate(Comparison, settings, str(path))
-    for base in comparison.bases:
-        for method in comparison.methods:
-            for cell in (*sweep_cells(comparison, base, method), *final_cells(comparison, base, method, None)):
-                try:
-                    cell_recipe(comparison, cell)
-                except UserError as error:
-                    raise UserError(f"{path}, method {method.name!r}: {error}") from error
+    for one, base, method in (
+        (one, base, method)
+        for one in each_dataset(comparison).values()
+        for base in comparison.bases
+        for method in comparison.methods
+    ):
+        for cell in (*sweep_cells(one, base, method), *final_cells(one, base, method, None)):
+            try:
+                cell_recipe(one, cell)
+            except UserError as error:
+                raise UserError(f"{path}, method {method.name!r}: {error}") from error
     return comparison
+
+
+def each_dataset(comparison: Comparison) -> dict[str, Comparison]:
+    """A comparison by data set, each in a folder of its own; one of one data set is itself, without a name."""
+    if not comparison.datasets:
+        return {"": comparison}
+    return {
+        dataset.name: comparison.model_copy(
+            update={
+                "title": f"{comparison.title}: {dataset.name}",
+                "data": {**comparison.data, **dataset.data},
+                "datasets": (),
+                "output": str(Path(comparison.output) / file_name(dataset.name)),
+            }
+        )
+        for dataset in comparison.datasets
+    }
 
 
 def sweep_cells(comparison: Comparison, base: BaseSection, method: MethodEntry) -> list[Cell]:
@@ -232,6 +206,8 @@ def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:
         "train": train,
         "output": str(cell.folder / "run"),
     }
+    if comparison.labelled:
+        settings["task"] = comparison.task
     return parse_recipe(settings, "recipe")
 
 

@@ -6,6 +6,7 @@ table.md  table.csv  results.json  accuracy.png  loss.png  sweep.png
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zerogate.comparison.cell import Result
 from zerogate.comparison.pictures import draw_accuracy, draw_losses, draw_sweep
 from zerogate.comparison.recipe import Comparison, file_name, short_names
 from zerogate.comparison.rows import Row, make_row
-from zerogate.comparison.table import as_csv, markdown
+from zerogate.comparison.table import as_csv, cells, markdown
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.checkpoints import write_text
 
@@ -41,6 +42,10 @@ class Report:
         """The rows of all bases."""
         return [row for rows in self.rows.values() for row in rows]
 
+    def table(self, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows as text; `brief` leaves details out."""
+        return cells(self.every_row, brief)
+
     @property
     def advice_lines(self) -> list[str]:
         """The advice, with the base it is for where there are several."""
@@ -59,7 +64,8 @@ def write_report(comparison: Comparison, finals: list[Result], sweeps: list[Resu
             swept = [r for r in sweeps if (r.base, r.method) == (base.name, name)]
             if runs:
                 rows.setdefault(base.name, []).append(make_row(runs, swept))
-    tasks = [task.label for task in comparison.tasks]
+    # A task with labels has its own figures, which its results name.
+    tasks = [task.label for task in comparison.tasks] or figure_names(row for group in rows.values() for row in group)
     advice = {base: line for base, found in rows.items() if (line := recommend(found, tasks)) is not None}
     report = Report(rows, advice, folder)
     write_text(folder / "results.json", json.dumps(_as_json(report), indent=1) + "\n")
@@ -67,6 +73,11 @@ def write_report(comparison: Comparison, finals: list[Result], sweeps: list[Resu
     write_text(folder / "table.csv", as_csv(report.every_row))
     report.pictures.extend(_draw(comparison, report, finals))
     return report
+
+
+def figure_names(rows: Iterable[Row]) -> list[str]:
+    """What was measured, in the rows' order."""
+    return list(dict.fromkeys(name for row in rows for name in row.accuracy))
 
 
 def _as_json(report: Report) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def _draw(comparison: Comparison, report: Report, finals: list[Result]) -> list[
         ending = f"-{file_name(names[base])}.png" if len(names) > 1 else ".png"
         title = comparison.title if len(names) == 1 else f"{comparison.title}: {names[base]}"
         target = report.folder / f"accuracy{ending}"
-        if draw_accuracy(rows, comparison.tasks[0].label if comparison.tasks else None, target, title):
+        if draw_accuracy(rows, next(iter(figure_names(rows)), None), target, title):
             made.append(target)
         target = report.folder / f"sweep{ending}"
         if draw_sweep(rows, target, title):

@@ -17,28 +17,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from zerogate.bases.load import read_config
 from zerogate.comparison.cell import Result
+from zerogate.comparison.datasets import join
 from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import (
     Cell,
     Comparison,
-    MethodEntry,
     base_cell,
     cell_data,
     cell_recipe,
+    each_dataset,
     final_cells,
     sweep_cells,
 )
 from zerogate.comparison.report import Report, write_report
+from zerogate.comparison.sections import MethodEntry
 from zerogate.data.jsonl import changed_settings
 from zerogate.errors import UserError
 from zerogate.training.attach import attach
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
+from zerogate.training.problems import find_problem
 from zerogate.training.recipe import BaseSection
 from zerogate.training.recipe_file import dump_recipe
 from zerogate.training.run_folder import versions
@@ -58,10 +59,18 @@ def compare(comparison: Comparison, *, only: list[str] | None = None, console: C
     """
     console = console or Console(stderr=True, highlight=False)
     methods = _chosen(comparison, only)
-    check_tasks(comparison)
+    if comparison.datasets:
+        names = [method.name for method in methods]
+        parts = each_dataset(comparison)
+        for one in parts.values():  # a file that cannot be read is told before the first is trained on
+            check_fits(one, one.bases[0], methods[0])
+        reports = {name: compare(one, only=names, console=console) for name, one in parts.items()}
+        return join(comparison, reports)
+    if not comparison.labelled:
+        check_tasks(comparison)
     for base in comparison.bases:
         for method in methods:
-            check_fits(base, method)
+            check_fits(comparison, base, method)
     folder = Path(comparison.output)
     write_text(folder / "comparison.yaml", dump_recipe(comparison))
     write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
@@ -81,6 +90,8 @@ def report(comparison: Comparison) -> Report:
     Raises:
         UserError: no cell is finished.
     """
+    if comparison.datasets:
+        return join(comparison, {name: report(one) for name, one in each_dataset(comparison).items()})
     finals, sweeps = [], []
     for base in comparison.bases:
         alone = read_result(base_cell(comparison, base))
@@ -128,19 +139,17 @@ def read_result(cell: Cell) -> Result | None:
     return Result(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
-def check_fits(base: BaseSection, method: MethodEntry) -> None:
+def check_fits(comparison: Comparison, base: BaseSection, method: MethodEntry) -> None:
     """Put the method on a base of the same shape without content.
 
     Raises:
         UserError: it does not fit, with what to do about it.
     """
-    from transformers import AutoModelForCausalLM
-
-    config = build_config(method.adapter)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(read_config(base.name))
+    problem = find_problem(cell_recipe(comparison, final_cells(comparison, base, method, None)[0]))
+    config = build_config(method.adapter, problem.peft_task)
+    model = problem.empty_base()
     try:
-        attach(model, config, 0, base.name)
+        attach(model, config, 0, base.name, problem.heads(model))
     except UserError as error:
         raise UserError(f"method {method.name!r}: {error}") from error
 
@@ -183,7 +192,7 @@ def _spec(comparison: Comparison, cell: Cell, recipe: dict[str, Any] | None) -> 
         "cell": {key: value for key, value in asdict(cell).items() if key != "folder"},
         "recipe": recipe,
         "base": base.model_dump(mode="json"),
-        "data": cell_data(comparison, cell).model_dump(mode="json"),
+        "data": None if comparison.labelled else cell_data(comparison, cell).model_dump(mode="json"),
         "tasks": [task.model_dump(mode="json") for task in tasks],
     }
 

@@ -81,7 +81,11 @@ def cells(rows: list[Row], brief: bool = False) -> tuple[list[str], list[list[st
 
 def markdown(title: str, rows: list[Row], advice: list[str]) -> str:
     """The table under its title, and the advice below it."""
-    headings, lines = cells(rows)
+    return markdown_text(title, *cells(rows), advice)
+
+
+def markdown_text(title: str, headings: list[str], lines: list[list[str]], advice: list[str]) -> str:
+    """A table in Markdown, under a title and above the advice."""
     table = [headings, ["---"] * len(headings), *lines]
     text = [f"# {title}", "", *("| " + " | ".join(line) + " |" for line in table), ""]
     for line in advice:
@@ -91,7 +95,11 @@ def markdown(title: str, rows: list[Row], advice: list[str]) -> str:
 
 def as_csv(rows: list[Row]) -> str:
     """The table as comma-separated values."""
+    return csv_text(*cells(rows))
+
+
+def csv_text(headings: list[str], lines: list[list[str]]) -> str:
+    """A table as comma-separated values."""
     text = io.StringIO()
-    headings, lines = cells(rows)
     csv.writer(text).writerows([headings, *lines])
     return text.getvalue()

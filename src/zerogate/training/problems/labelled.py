@@ -67,6 +67,7 @@ class LabelledProblem:
     merit: Merit
     auto_class: str  # transformers' class, such as AutoModelForTokenClassification
     figures: tuple[str, ...]  # what `score` gives; the first is `merit`'s
+    shown: tuple[str, ...]  # those of them that tables show
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -42,7 +42,7 @@ class QuestionAnswering(LabelledProblem):
     pipeline = "question-answering"
     merit = Merit("eval_f1", higher_is_better=True)
     auto_class = "AutoModelForQuestionAnswering"
-    figures = ("f1", "exact_match")
+    figures = shown = ("f1", "exact_match")
 
     @property
     def section(self) -> QuestionSection:

@@ -14,16 +14,20 @@ import io
 import json
 import random
 import tarfile
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from zerogate.errors import UserError
 from zerogate.training.problems.image_files import Picture
 
 StructuredName = Literal["nlvr_count", "easy_vqa_colour", "easy_vqa_position"]
 PART = 1000
+Group = Callable[[], list[Picture]]  # pictures that stay in one part, made when they are asked for
 _LEFT_EDGES = (0, 150, 300)  # of NLVR's three boxes in its picture of 400 x 100
 
 
@@ -45,61 +49,63 @@ def read_structured(name: StructuredName, path: str | Path, split: str | None) -
         raise UserError(f"{path} does not exist; {name} is made from an archive of NLVR or easy-VQA")
     try:
         with tarfile.open(path) as archive:
-            groups = _nlvr_boxes(archive) if name == "nlvr_count" else _easy_vqa(archive, name)
+            files = {member.name.removeprefix("./"): member for member in archive.getmembers()}
+            groups = _nlvr(archive, files) if name == "nlvr_count" else _easy_vqa(archive, files, name)
+            parts: dict[str, list[Picture]] = {"train": [], "test": []}
+            for group in _shuffled(name, groups):
+                part = "train" if len(parts["train"]) < PART else "test"
+                parts[part] += group()[: PART - len(parts[part])]
+                if len(parts["test"]) == PART:
+                    break
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
         raise UserError(f"{path} is not the archive that {name} is made from: {error}") from error
-    random.Random(f"vtab {name}").shuffle(groups)
-    parts: dict[str, list[Picture]] = {"train": [], "test": []}
-    for group in groups:
-        part = "train" if len(parts["train"]) < PART else "test"
-        parts[part] += group[: PART - len(parts[part])]
     return parts[split]
 
 
-def _nlvr_boxes(archive: tarfile.TarFile) -> list[list[Picture]]:
-    files = {member.name.removeprefix("./"): member for member in archive.getmembers()}
-    groups = []
-    for line in _text(archive, files["dev.json"]).splitlines():
-        record: dict[str, Any] = json.loads(line)
+def _shuffled(name: StructuredName, groups: list[Group]) -> list[Group]:
+    random.Random(f"vtab {name}").shuffle(groups)
+    return groups
+
+
+def _nlvr(archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> list[Group]:
+    def boxes(record: dict[str, Any]) -> list[Picture]:
         # Further pictures of a sentence show the same three boxes in another order.
         name = f"images/{record['directory']}/dev-{record['identifier']}-0.png"
         image = Image.open(io.BytesIO(_bytes(archive, files[name]))).convert("RGB")
-        boxes = []
-        for left, objects in zip(_LEFT_EDGES, record["structured_rep"], strict=True):
-            box = image.crop((left, 0, left + 100, 100))
-            boxes.append(Picture(f"{name}, box at {left}", str(len(objects)), _png(box)))
-        groups.append(boxes)
-    return groups
+        return [
+            Picture(f"{name}, box at {left}", str(len(objects)), _png(image.crop((left, 0, left + 100, 100))))
+            for left, objects in zip(_LEFT_EDGES, record["structured_rep"], strict=True)
+        ]
+
+    lines = _bytes(archive, files["dev.json"]).decode("utf-8").splitlines()
+    return [partial(boxes, json.loads(line)) for line in lines]
 
 
-def _easy_vqa(archive: tarfile.TarFile, name: StructuredName) -> list[list[Picture]]:
-    files = {member.name.removeprefix("./"): member for member in archive.getmembers()}
-    colours = {
-        number: answer
-        for question, answer, number in json.loads(_text(archive, files["train/questions.json"]))
-        if question.startswith("what color")
-    }
-    groups = []
-    for number in sorted(colours):
+def _easy_vqa(archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo], name: StructuredName) -> list[Group]:
+    questions = json.loads(_bytes(archive, files["train/questions.json"]))
+    colours = {number: answer for question, answer, number in questions if question.startswith("what color")}
+
+    def shape(number: int) -> list[Picture]:
         file = f"train/images/{number}.png"
         data = _bytes(archive, files[file])
-        label = colours[number] if name == "easy_vqa_colour" else _ninth(Image.open(io.BytesIO(data)).convert("RGB"))
-        groups.append([Picture(file, label, data)])
-    return groups
+        label = colours[number] if name == "easy_vqa_colour" else ninth(Image.open(io.BytesIO(data)).convert("RGB"))
+        return [Picture(file, label, data)]
+
+    return [partial(shape, number) for number in sorted(colours)]
 
 
-def _ninth(image: Image.Image) -> str:
-    """Where the shape's box has its centre: top, middle or bottom; left, centre or right."""
+def ninth(image: Image.Image) -> str:
+    """In which ninth of a picture of one shape its bounding box has its centre, such as "top left"."""
     width, height = image.size
-    background = image.getpixel((0, 0))
-    # The corner may be covered; then the colour of most of the border is the background's.
-    border = [image.getpixel((x, y)) for x in range(width) for y in (0, height - 1)]
-    border += [image.getpixel((x, y)) for y in range(height) for x in (0, width - 1)]
-    background = max(set(border), key=border.count)
-    inside = [(x, y) for x in range(width) for y in range(height) if image.getpixel((x, y)) != background]
-    xs, ys = [x for x, _ in inside], [y for _, y in inside]
-    across = (min(xs) + max(xs) + 1) / 2 / width
-    down = (min(ys) + max(ys) + 1) / 2 / height
+    # The background's colour is the commonest along the border, of which the shape may cover a part.
+    edges = [(0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height)]
+    border: Counter[Any] = Counter()
+    for edge in edges:
+        border.update({colour: count for count, colour in image.crop(edge).getcolors(2 * (width + height)) or []})
+    background = Image.new("RGB", image.size, border.most_common(1)[0][0])
+    box = ImageChops.difference(image, background).getbbox()
+    assert box is not None  # one colour alone is no shape
+    across, down = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height
     row = ("top", "middle", "bottom")[min(int(down * 3), 2)]
     return f"{row} {('left', 'centre', 'right')[min(int(across * 3), 2)]}"
 
@@ -108,10 +114,6 @@ def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream = archive.extractfile(member)
     assert stream is not None  # it is a file
     return stream.read()
-
-
-def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    return _bytes(archive, member).decode("utf-8")
 
 
 def _png(image: Image.Image) -> bytes:

@@ -62,6 +62,7 @@ def read_sentences(path: str, split: str | None) -> list[Sentence]:
 def _from_columns(text: str, path: str) -> list[Sentence]:
     lines = [line.rstrip("\n").split("\t" if "\t" in text else None) for line in text.split("\n")]
     rows = [[field.strip() for field in line] for line in lines]
+    rows = [row if any(row) else [] for row in rows]  # a line of white space is an empty one
     tokens = [row for row in rows if len(row) > 1]
     if not tokens:
         raise UserError(f"{path} has no columns: expected a word and its tag on each line")
@@ -73,7 +74,7 @@ def _from_columns(text: str, path: str) -> list[Sentence]:
     word = 1 if tag > 1 and all(row[0].isdecimal() for row in tokens) else 0
     sentences: list[Sentence] = []
     words: list[tuple[str, str]] = []
-    for row in [*rows, [""]]:
+    for row in [*rows, []]:
         if len(row) > 1 and row[0] != "-DOCSTART-":
             words.append((row[word], row[tag]))
         elif words:

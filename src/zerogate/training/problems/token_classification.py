@@ -30,6 +30,7 @@ class TokenClassification(LabelledProblem):
     merit = Merit("eval_f1", higher_is_better=True)
     auto_class = "AutoModelForTokenClassification"
     figures = ("f1", "precision", "recall")
+    shown = ("f1",)
 
     @property
     def section(self) -> TaggedSection:
