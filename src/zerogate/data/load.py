@@ -6,7 +6,7 @@ print("\\n".join(data.lines()))
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,8 +22,9 @@ from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.vision.check import ImageReport, check_images
 
-# The embedded base's own instructions: all of them, or a split within the training half for choosing settings.
-POCKET = ("pocket", "pocket-tuning")
+# The embedded base's own instructions: all of them, or a split within the training half for choosing settings; and
+# questions about drawn pictures.
+POCKET = ("pocket", "pocket-tuning", "pocket-pictures")
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,19 @@ def _read(path: str, section: DataSection) -> tuple[list[Record], FormatName | L
     return to_records(rows, format, path, folder, section.use_images), format
 
 
-def pocket_rows(path: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def pocket_rows(path: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The training and held-out rows of the embedded base's own instructions; `path` is one of `POCKET`."""
     from zerogate.bases.pocket.world import instruction_records, tuning_records
+    from zerogate.vision.pictures import picture_rows
 
+    if path == "pocket-pictures":
+        return picture_rows()
     return instruction_records() if path == "pocket" else tuning_records()
 
 
 def _pocket_records(section: DataSection) -> tuple[list[Record], list[Record], FormatName]:
     train, held_out = (
-        to_records(list(enumerate(part, start=1)), "alpaca", f"{section.path} ({name})")
+        to_records(list(enumerate(part, start=1)), "alpaca", f"{section.path} ({name})", None, section.use_images)
         for part, name in zip(pocket_rows(section.path), ("training part", "held-out part"), strict=True)
     )
     if isinstance(section.held_out, int):  # the world brings its own held-out half: take a part of it

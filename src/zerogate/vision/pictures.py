@@ -12,11 +12,15 @@ what people would still call by the name. A scene is made by its random generato
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw
+
+from zerogate.vision.source import ImageSource
 
 SIZE = 64
 SHAPES = ("circle", "square", "rectangle", "triangle", "star", "cross")
@@ -131,6 +135,39 @@ def draw_scene(rng: random.Random, most: int = 3) -> Scene:
     background = tuple(rng.randint(*_BACKGROUND) for _ in range(3))
     assert len(background) == 3
     return Scene(tuple(_shape(rng, row, column) for row, column in sorted(cells)), background)
+
+
+def picture_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Questions about drawn pictures as Alpaca rows with an image: to learn from, and about pictures held out.
+
+    Each of 2,500 training pictures has two questions, each of 500 held-out ones a single one.
+    """
+    return _rows(2500, 2, random.Random("training pictures")), _rows(500, 1, random.Random("held-out pictures"))
+
+
+def _rows(scenes: int, questions: int, rng: random.Random) -> list[dict[str, Any]]:
+    rows = []
+    for number in range(scenes):
+        scene = draw_scene(rng)
+        png = io.BytesIO()
+        scene.picture().save(png, "PNG")
+        image = ImageSource(f"drawn picture {number}", data=png.getvalue())
+        asked = scene.questions(rng)
+        kinds = rng.sample(sorted({question.kind for question in asked}), questions)  # each kind as often as the others
+        for kind in kinds:
+            question = rng.choice([q for q in asked if q.kind == kind])
+            answer = f"{question.answer[0].upper()}{question.answer[1:]}."
+            rows.append(
+                {
+                    "instruction": f"{question.text[0].upper()}{question.text[1:]}",
+                    "input": "",
+                    "output": answer,
+                    "answer": question.answer,
+                    "kind": question.kind,
+                    "images": [image],
+                }
+            )
+    return rows
 
 
 def _shape(rng: random.Random, row: int, column: int) -> Shape:
