@@ -49,45 +49,42 @@ def read_structured(name: StructuredName, path: str | Path, split: str | None) -
         raise UserError(f"{path} does not exist; {name} is made from an archive of NLVR or easy-VQA")
     try:
         with tarfile.open(path) as archive:
-            files = {member.name.removeprefix("./"): member for member in archive.getmembers()}
-            groups = _nlvr(archive, files) if name == "nlvr_count" else _easy_vqa(archive, files, name)
-            parts: dict[str, list[Picture]] = {"train": [], "test": []}
-            for group in _shuffled(name, groups):
-                part = "train" if len(parts["train"]) < PART else "test"
-                parts[part] += group()[: PART - len(parts[part])]
-                if len(parts["test"]) == PART:
-                    break
+            # In one pass: a packed archive is unpacked from its beginning for every look back.
+            files = {m.name.removeprefix("./"): _bytes(archive, m) for m in archive if m.isfile()}
+        groups = _nlvr(files) if name == "nlvr_count" else _easy_vqa(files, name)
+        random.Random(f"vtab {name}").shuffle(groups)
+        parts: dict[str, list[Picture]] = {"train": [], "test": []}
+        for group in groups:
+            part = "train" if len(parts["train"]) < PART else "test"
+            parts[part] += group()[: PART - len(parts[part])]
+            if len(parts["test"]) == PART:
+                break
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
         raise UserError(f"{path} is not the archive that {name} is made from: {error}") from error
     return parts[split]
 
 
-def _shuffled(name: StructuredName, groups: list[Group]) -> list[Group]:
-    random.Random(f"vtab {name}").shuffle(groups)
-    return groups
-
-
-def _nlvr(archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> list[Group]:
+def _nlvr(files: dict[str, bytes]) -> list[Group]:
     def boxes(record: dict[str, Any]) -> list[Picture]:
         # Further pictures of a sentence show the same three boxes in another order.
         name = f"images/{record['directory']}/dev-{record['identifier']}-0.png"
-        image = Image.open(io.BytesIO(_bytes(archive, files[name]))).convert("RGB")
+        image = Image.open(io.BytesIO(files[name])).convert("RGB")
         return [
             Picture(f"{name}, box at {left}", str(len(objects)), _png(image.crop((left, 0, left + 100, 100))))
             for left, objects in zip(_LEFT_EDGES, record["structured_rep"], strict=True)
         ]
 
-    lines = _bytes(archive, files["dev.json"]).decode("utf-8").splitlines()
+    lines = files["dev.json"].decode("utf-8").splitlines()
     return [partial(boxes, json.loads(line)) for line in lines]
 
 
-def _easy_vqa(archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo], name: StructuredName) -> list[Group]:
-    questions = json.loads(_bytes(archive, files["train/questions.json"]))
+def _easy_vqa(files: dict[str, bytes], name: StructuredName) -> list[Group]:
+    questions = json.loads(files["train/questions.json"])
     colours = {number: answer for question, answer, number in questions if question.startswith("what color")}
 
     def shape(number: int) -> list[Picture]:
         file = f"train/images/{number}.png"
-        data = _bytes(archive, files[file])
+        data = files[file]
         label = colours[number] if name == "easy_vqa_colour" else ninth(Image.open(io.BytesIO(data)).convert("RGB"))
         return [Picture(file, label, data)]
 
