@@ -12,6 +12,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from zerogate.bases.load import find_base
 from zerogate.errors import UserError
 
+EMBEDDED = "pocket-eye"
 PAPER_LAYERS = 6
 """M, how many layers an adapter looks at where nothing else is said."""
 
@@ -70,7 +74,7 @@ class VisionEncoder:
         """F, the length of a feature: M times the encoder's channels."""
         return len(self.layers) * self.channels
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Names the weights and the choice of layers: what features are remembered under."""
         digest = hashlib.sha256(repr(self.processor.to_dict()).encode())
@@ -98,7 +102,7 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
     """Load the picture side of a model, frozen.
 
     Args:
-        name: a folder or a Hub id.
+        name: a folder, a Hub id, or `pocket-eye` (the one inside this package).
         layers: indices of hidden states, or how many, spread evenly up to the last.
         device: where it runs; None: the first GPU, else the CPU.
 
@@ -109,9 +113,9 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoImageProcessor
 
-    source = find_base(name)
+    place = _embedded() if name == EMBEDDED else find_base(name).id
     try:
-        config: Any = AutoConfig.from_pretrained(source.id)
+        config: Any = AutoConfig.from_pretrained(place)
         config = getattr(config, "vision_config", config)
         family = FAMILIES.get(config.model_type)
         if family is None:
@@ -120,9 +124,9 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
                 f"{', '.join(sorted(FAMILIES))}"
             )
         model, info = getattr(transformers, family.model).from_pretrained(
-            source.id, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            place, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-        processor = AutoImageProcessor.from_pretrained(source.id, use_fast=False)
+        processor = AutoImageProcessor.from_pretrained(place, use_fast=False)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"cannot load the vision encoder {name!r}: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))  # nothing is pooled here
@@ -135,6 +139,16 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
     model.requires_grad_(False)
     model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return VisionEncoder(name, model, processor, chosen, family.class_token)
+
+
+def _embedded() -> str:
+    folder = Path(str(resources.files("zerogate.vision"))) / "pocket_eye"
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"the embedded vision encoder {EMBEDDED!r} has no weights in {folder}; this installation is incomplete: "
+            "install the wheel again, or make them with `python -m zerogate.vision.pocket_eye.train`"
+        )
+    return str(folder)
 
 
 def evenly(count: int, depth: int) -> list[int]:
