@@ -27,7 +27,7 @@ RANK = {
     "cli": 8,
 }
 # What every part may import, and what stands above them all.
-ANYWHERE = {"errors"}
+ANYWHERE = {"cache", "errors"}
 TOP = {"__init__", "_registration"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

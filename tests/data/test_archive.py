@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from zerogate.data.archive import cache_folder, unpacked
+from zerogate.cache import cache_folder
+from zerogate.data.archive import unpacked
 from zerogate.errors import UserError
 
 

@@ -54,6 +54,17 @@ class RowTuner(BaseTuner):
         dtype = getattr(torch, kwargs["config"].save_dtype)
         return {name: tensor.to(dtype) for name, tensor in state.items()}
 
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """A file's name of a tensor: without the adapter's. PEFT finds that only before the key's last part, and a
+        module may hold more below it (`projector.default.down.weight`)."""
+        place, found, below = key.rpartition(f".{cls.prefix}")
+        kind, _, rest = below.partition(".")
+        if found and rest.startswith(f"{adapter_name}."):
+            return f"{place}{found}{kind}.{rest.removeprefix(f'{adapter_name}.')}"
+        shorter: str = super()._remove_adapter_name_from_key(key, adapter_name)
+        return shorter
+
     def delete_adapter(self, adapter_name: str) -> None:
         """Deletes an adapter. If it was active another becomes so, the same one on every layer.
 

@@ -168,14 +168,16 @@ def attach(model: PreTrainedModel, files: Mapping[str, AdapterFiles], base: str)
     from peft import PeftModel, get_peft_model
 
     adapted: PeftModel | None = None
-    taken = {part for module, _ in model.named_modules() for part in module.split(".")}
+    held = [module for module, _ in model.named_modules()]
+    held += [tensor.rpartition(".")[0] for adapter in files.values() for tensor in adapter.shapes]
+    taken = {part for module in held for part in module.split(".")}
     for name, adapter in files.items():
         if not _NAME.fullmatch(name):
             raise UserError(f"{name!r} cannot name an adapter: use letters, digits, _ and -, with a letter first")
         if name in taken or name == adapter.method.lower():
             # PEFT finds an adapter's tensors by its name between dots, and would take the base's for them.
             raise UserError(
-                f"{name!r} cannot name an adapter here, as the base has a module of that name; choose another"
+                f"{name!r} cannot name an adapter here, as the model has a module of that name; choose another"
             )
         config = _peft_config(adapter)
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zerogate.bases.decode import context_length, decode_batch
 from zerogate.data.encode import prompt_ids
@@ -24,11 +24,17 @@ from zerogate.data.records import Turn
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.evaluation.accuracy import Score
+from zerogate.evaluation.other_images import shuffled_images
 from zerogate.evaluation.scorers import Figures
 from zerogate.evaluation.tasks import Question, Task
+from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter, arguments
+from zerogate.vision.check import check_images
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+ImageUse = Literal["own", "other", "none"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ def evaluate_task(
     batch_size: int = 8,
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
+    images: ImageUse = "own",
+    encoders: AdapterEncoders | None = None,
     predictions: Path | None = None,
     models: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -112,6 +120,9 @@ def evaluate_task(
         batch_size: questions at a time. It changes no answer.
         max_new_tokens: longest answer; the task's own by default.
         num_beams: width of the beam search, 1 is greedy; the task's own by default.
+        images: which images the questions are shown with, where the adapter takes images: their own, those of other
+            questions, or none. What a model gains over the last two, it gains by seeing.
+        encoders: those of the model, to load none of them twice.
         predictions: a JSONL file to write each batch to at once, or to go on with.
         models: what answers (base, adapter, ...), to be recorded with each prediction.
         overwrite: begin anew where `predictions` exists.
@@ -119,7 +130,8 @@ def evaluate_task(
         progress: called with questions done and questions in all.
 
     Raises:
-        UserError: no questions, questions that are too long, or `predictions` of other questions or settings.
+        UserError: no questions, questions that are too long, images that cannot be read, other images asked for and
+            none taken, or `predictions` of other questions or settings.
         ValueError: the model is in training mode, so dropout would make its answers random.
     """
     if not questions:
@@ -127,8 +139,16 @@ def evaluate_task(
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     beams, longest_answer = num_beams or task.num_beams, max_new_tokens or task.max_new_tokens
-    decoding = {"num_beams": beams, "max_new_tokens": longest_answer, "do_sample": False, "template": template}
-    decoding |= models or {}
+    decoding: dict[str, Any] = {"num_beams": beams, "max_new_tokens": longest_answer, "do_sample": False}
+    decoding |= {"template": template, **(models or {})}
+    encoders = encoders or AdapterEncoders(model)
+    adapter = active_adapter(model)
+    sees = adapter in encoders.seeing and any(item.images for item in questions)
+    if images == "other":
+        if not sees:
+            raise UserError(f"{task.name}: there is nothing to shuffle: {_why_blind(questions)}")
+        questions = shuffled_images(questions, seed=0)
+    decoding |= {"images": images} if sees else {}
     prompts = [prompt_ids([Turn("user", item.instruction, item.input)], template, tokenizer) for item in questions]
     texts = [str(tokenizer.decode(prompt)) for prompt in prompts]
     limit = context_length(model)
@@ -142,6 +162,8 @@ def evaluate_task(
         )
     rows = [] if overwrite or predictions is None else _resume(predictions, task, questions, texts, decoding)
     resumed = len(rows)
+    if sees and images != "none":
+        check_images((item.row, item.images) for item in questions[resumed:]).refuse(task.name)
     if predictions is not None and not resumed:
         predictions.write_bytes(b"")
     if progress is not None:
@@ -150,9 +172,11 @@ def evaluate_task(
         batch = range(start, min(start + batch_size, len(questions)))
         answers: dict[int, str] = {}
         for group in _groups([n for n in batch if n not in too_long], prompts, longest_answer, limit):
+            shown = [questions[n].images if sees and images != "none" else () for n in group]
             ids = decode_batch(
-                model, tokenizer, [prompts[n] for n in group], max_new_tokens=longest_answer, num_beams=beams
-            )
+                model, tokenizer, [prompts[n] for n in group], max_new_tokens=longest_answer, num_beams=beams,
+                **arguments(encoders.features([adapter] * len(group), shown)),
+            )  # fmt: skip
             answers |= dict(zip(group, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
         fresh = [_row(task, questions[n], texts[n], answers.get(n), decoding) for n in batch]
         rows += fresh
@@ -162,6 +186,12 @@ def evaluate_task(
         if progress is not None:
             progress(batch.stop, len(questions))
     return TaskResult(task.name, task.total(rows), decoding, rows, resumed)
+
+
+def _why_blind(questions: Sequence[Question]) -> str:
+    if not any(question.images for question in questions):
+        return "its questions have no images"
+    return "the model takes no images; only an adapter that was trained with images does"
 
 
 def _groups(batch: list[int], prompts: list[list[int]], room: int, limit: int | None) -> Iterator[list[int]]:
@@ -193,6 +223,7 @@ def _resume(
     for n, row in enumerate(rows):
         question = questions[n]
         same = {"task": task.name, "row": question.row, "label": question.label}
+        same |= {"images": question.known()["images"]} if question.images else {}
         if any(row.get(field) != value for field, value in same.items()) or "response" not in row:
             raise UserError(f"{file}, line {n + 1} answers another question than the data has there; {anew}")
         if changed := changed_settings(row.get("decoding"), decoding):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogate.bases.decode import decode_batch
 from zerogate.errors import UserError
+from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter, arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,14 +63,15 @@ def exact_match(
         model: base or adapted model, in eval mode.
         tokenizer: its tokenizer.
         records: Alpaca-style; `output` is the expected answer, `input` may be absent. `answer` may give the words that
-            matter (`a den`), which is what an answer must then contain.
+            matter (`a den`), which is what an answer must then contain. `images` (of `zerogate.vision`) are shown to an
+            adapter that takes them.
         template: how the question is worded.
         max_new_tokens: longest answer, which is to be longer than any expected one.
         batch_size: rows at a time.
         progress: called with the number of rows done since the last call.
 
     Raises:
-        UserError: no records, or one without an expected answer.
+        UserError: no records, one without an expected answer, or an image that cannot be read.
     """
     from zerogate.data import Turn, prompt_ids
 
@@ -85,9 +87,14 @@ def exact_match(
     # Neighbours of like length need little padding. The order of the result is the records'.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     answers: dict[int, str] = {}
+    encoders, adapter = AdapterEncoders(model), active_adapter(model)
+    shown = [record.get("images", ()) if adapter in encoders.seeing else () for record in records]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        new_ids = decode_batch(model, tokenizer, [prompts[row] for row in batch], max_new_tokens=max_new_tokens)
+        features = encoders.features([adapter] * len(batch), [shown[row] for row in batch])
+        new_ids = decode_batch(
+            model, tokenizer, [prompts[row] for row in batch], max_new_tokens=max_new_tokens, **arguments(features)
+        )
         texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
         answers.update(zip(batch, texts, strict=True))
         if progress is not None:

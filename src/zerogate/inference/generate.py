@@ -5,8 +5,8 @@ asks for.
     engine = Engine.load("pocket", {"demo": "runs/demo/best"})
     print(engine.ask("Where does the fox live?").text)
 
-The engine knows token ids and adapters. How a question becomes a prompt is `zerogate.data.templates`' affair, who is
-speaking `chat.py`'s, and files `batch.py`'s.
+The engine knows token ids, adapters and what those are shown. How a question becomes a prompt is
+`zerogate.data.templates`' affair, who is speaking `chat.py`'s, and files `batch.py`'s.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.sampling import RowSampler, Sampling
 from zerogate.inference.streaming import TextStream, cut_at_stop
+from zerogate.vision.adapter_encoders import AdapterEncoders, arguments
+from zerogate.vision.source import ImageSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,6 +69,7 @@ class Engine:
         self.templates = dict(templates or {})
         self.tokenizer = tokenizer
         self.adapters = list(model.peft_config) if isinstance(model, PeftModel) else []
+        self.encoders = AdapterEncoders(model)
 
     @classmethod
     def load(cls, base: str, adapters: Mapping[str, str | Path] | None = None, **options: Any) -> Engine:
@@ -101,10 +104,16 @@ class Engine:
         return prompt_ids([Turn("user", instruction, input)], template or self.template_for(adapter), self.tokenizer)
 
     def ask(
-        self, instruction: str, input: str = "", sampling: Sampling | None = None, adapter: str | None = None
+        self,
+        instruction: str,
+        input: str = "",
+        sampling: Sampling | None = None,
+        adapter: str | None = None,
+        images: Sequence[ImageSource] = (),
     ) -> Answer:
-        """Answer one question; `adapter` as in `answer`."""
-        return self.answer([self.prompt(instruction, input, adapter=adapter)], sampling or Sampling(), [adapter])[0]
+        """Answer one question; `adapter` as in `answer`, `images` are what it is about."""
+        prompt = self.prompt(instruction, input, adapter=adapter)
+        return self.answer([prompt], sampling or Sampling(), [adapter], images=[images])[0]
 
     def answer(
         self,
@@ -112,6 +121,7 @@ class Engine:
         sampling: Sampling,
         adapters: Sequence[str | None] | None = None,
         seeds: Sequence[int] | None = None,
+        images: Sequence[Sequence[ImageSource]] | None = None,
     ) -> list[Answer]:
         """Answer a batch of prompts in one pass. Each answer is the one its prompt would get alone.
 
@@ -120,15 +130,19 @@ class Engine:
             sampling: settings for all rows.
             adapters: per row the name of an adapter, `__base__` for none, or None for the first adapter, if any.
             seeds: one per row; by default every row has `sampling.seed`.
+            images: per row what its adapter is shown, possibly nothing.
 
         Raises:
-            UserError: an unknown adapter, or a prompt without room for an answer.
+            UserError: an unknown adapter, a prompt without room for an answer, an image whose adapter takes none, or
+                one that cannot be read.
         """
         names = [self.resolve(name) for name in (adapters or [None] * len(prompts))]
         seeds = list(seeds or [sampling.seed] * len(prompts))
+        features = self.encoders.features(names, images or [()] * len(prompts))
         answers: dict[int, Answer] = {}
         for rows in self._groups(names, [len(prompt) for prompt in prompts], sampling.max_new_tokens):
             with self._adapted([names[row] for row in rows]) as extra:
+                extra |= arguments([features[row] for row in rows])
                 ids = self._decode([prompts[row] for row in rows], sampling, [seeds[row] for row in rows], **extra)
             answers |= dict(zip(rows, (self._finish(row_ids, sampling) for row_ids in ids), strict=True))
         return [answers[row] for row in range(len(prompts))]
@@ -140,6 +154,7 @@ class Engine:
         on_text: Callable[[str], None],
         adapter: str | None = None,
         before: Sequence[int] = (),
+        images: Sequence[ImageSource] = (),
     ) -> Answer:
         """Answer one prompt and hand out its text as it comes. Ctrl-C ends the answer and keeps what is there.
 
@@ -149,10 +164,17 @@ class Engine:
             on_text: called with each piece of text.
             adapter: as in `answer`.
             before: ids of an answer to go on with, after the prompt; at least one token is then added.
+            images: as for a row of `answer`.
+
+        Raises:
+            UserError: as `answer`.
         """
+        name = self.resolve(adapter)
         stream = TextStream(self.tokenizer, on_text, sampling.stop, before)
         try:
-            with self._adapted([self.resolve(adapter)]) as extra:
+            features = self.encoders.features([name], [images])
+            with self._adapted([name]) as extra:
+                extra |= arguments(features)
                 ids = self._decode(
                     [[*prompt, *before]],
                     sampling,

@@ -1,6 +1,6 @@
 """Image features, computed once: a file on disk remembers them across epochs and runs.
 
-    features = image_features(sources, encoder, cache_folder())     # digest -> [F]
+    features = image_features(sources, encoder)     # digest -> [F]
 
 One SQLite file per encoder and choice of layers; a key is the SHA-256 of the encoded image, so a renamed file costs
 nothing and a changed one is seen. SQLite lets several processes write at once and loses nothing when one is killed.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zerogate.cache import cache_folder
+from zerogate.errors import UserError
 from zerogate.vision.encoder import VisionEncoder
 from zerogate.vision.images import open_image
 from zerogate.vision.source import ImageSource
@@ -31,11 +33,6 @@ _SHOW_PROGRESS_FROM = 4
 Item = TypeVar("Item")
 
 
-def cache_folder() -> Path:
-    """Where features are remembered: `$ZEROGATE_CACHE`, or ~/.cache/zerogate."""
-    return Path(os.environ.get("ZEROGATE_CACHE", Path.home() / ".cache" / "zerogate")) / "features"
-
-
 def image_features(
     sources: Iterable[ImageSource], encoder: VisionEncoder, folder: Path | None = None
 ) -> dict[str, Tensor]:
@@ -44,24 +41,36 @@ def image_features(
     Args:
         sources: the images; the same content counts once.
         encoder: what looks at new ones.
-        folder: where they are remembered; `cache_folder()` by default.
+        folder: where they are remembered; `features` in zerogate's cache by default.
 
     Raises:
-        UserError: an image cannot be read (`check_images` looks before).
+        UserError: an image cannot be read (`check_images` looks before), or the folder cannot be written.
     """
     wanted = {source.digest: source for source in sources}
-    folder = folder or cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(folder / f"{encoder.identity}.sqlite", timeout=60)) as store:
-        store.execute("CREATE TABLE IF NOT EXISTS features (digest TEXT PRIMARY KEY, feature BLOB NOT NULL)")
-        found = _read(store, list(wanted))
-        missing = [source for digest, source in wanted.items() if digest not in found]
-        for part in _with_progress(_parts(missing, _AT_ONCE)):
-            features_NF = encoder.features(_opened(part))
-            rows = [(s.digest, f.numpy().tobytes()) for s, f in zip(part, features_NF, strict=True)]
-            with store:
-                store.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
-            found |= {source.digest: feature for source, feature in zip(part, features_NF, strict=True)}
+    folder = folder or cache_folder() / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(folder / f"{encoder.identity}.sqlite", timeout=60)) as store:
+            return _remembered(store, wanted, encoder)
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"cannot remember image features in {folder}: {error}; another place is named with the environment "
+            "variable ZEROGATE_CACHE"
+        ) from error
+
+
+def _remembered(
+    store: sqlite3.Connection, wanted: Mapping[str, ImageSource], encoder: VisionEncoder
+) -> dict[str, Tensor]:
+    store.execute("CREATE TABLE IF NOT EXISTS features (digest TEXT PRIMARY KEY, feature BLOB NOT NULL)")
+    found = _read(store, list(wanted))
+    missing = [source for digest, source in wanted.items() if digest not in found]
+    for part in _with_progress(_parts(missing, _AT_ONCE)):
+        features_NF = encoder.features(_opened(part))
+        rows = [(s.digest, f.numpy().tobytes()) for s, f in zip(part, features_NF, strict=True)]
+        with store:
+            store.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
+        found |= {source.digest: feature for source, feature in zip(part, features_NF, strict=True)}
     return found
 
 
