@@ -1,7 +1,8 @@
 """What the tasks with labels share: a base with a fresh head, one loss for all of them, and held-out figures.
 
 Every batch has `labels` (-100 is not learned), and a task gives logits with one axis more than its labels. So the loss
-is one cross-entropy, the mean over all labels that are learned, which is what transformers' own heads compute.
+is one cross-entropy, the mean over all labels that are learned, which is what transformers' own heads compute (but for
+questions, where theirs counts padding among the places that an answer may have).
 """
 
 from __future__ import annotations

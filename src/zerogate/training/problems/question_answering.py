@@ -112,7 +112,9 @@ class QuestionAnswering(LabelledProblem):
         """[B, 2, T]: of each token to be the first, and the last; prompts before the text are no answer."""
         said = model(**inputs)
         both = torch.stack([said.start_logits, said.end_logits], 1)
-        return both[..., -inputs["input_ids"].shape[1] :]
+        text = both[..., -inputs["input_ids"].shape[1] :]
+        # Nor is padding: else the loss would depend on what a window shares its batch with.
+        return text.masked_fill(inputs["attention_mask"][:, None] == 0, -torch.inf)
 
     def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[Found]:
         """The best answer in each window: first not after last, and not too long."""
