@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from zerogate.comparison.cell import Result
@@ -33,15 +34,16 @@ from zerogate.comparison.recipe import (
     sweep_cells,
 )
 from zerogate.comparison.report import Report, write_report
-from zerogate.comparison.sections import MethodEntry
+from zerogate.comparison.sections import MethodEntry, TaskSection
 from zerogate.data.jsonl import changed_settings
+from zerogate.data.section import DataSection
 from zerogate.errors import UserError
 from zerogate.training.attach import attach
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
 from zerogate.training.problems import find_problem
 from zerogate.training.recipe import BaseSection
-from zerogate.training.recipe_file import dump_recipe
+from zerogate.training.recipe_file import dump_recipe, parse_recipe, validate
 from zerogate.training.run_folder import versions
 
 
@@ -212,13 +214,22 @@ def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
 
 
 def _same(spec: dict[str, Any], cell: Cell) -> None:
-    """Refuse a result that was made under other settings: of the recipe, the base, the data or the questions."""
+    """Refuse a result that was made under other settings: of the recipe, the base, the data or the questions.
+
+    Settings that did not exist when it was made had their defaults.
+    """
+
+    def filled(kind: type[BaseModel], section: dict[str, Any] | None) -> dict[str, Any]:
+        return {} if section is None else validate(kind, section, str(cell.folder)).model_dump(mode="json")
 
     def settings(spec: dict[str, Any]) -> dict[str, Any]:
-        recipe = spec["recipe"] or {"base": spec["base"], "data": spec["data"]}
+        if spec["recipe"] is not None:
+            recipe = parse_recipe(spec["recipe"], str(cell.folder)).model_dump(mode="json")
+        else:
+            recipe = {"base": filled(BaseSection, spec["base"]), "data": filled(DataSection, spec["data"])}
         sections = {name: values for name, values in recipe.items() if isinstance(values, dict)}
         keys = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
-        return {**keys, "tasks": spec["tasks"]}
+        return {**keys, "tasks": [filled(TaskSection, task) for task in spec["tasks"]]}
 
     changed = changed_settings(settings(json.loads((cell.folder / "cell.json").read_text())), settings(spec))
     if changed:
