@@ -7,24 +7,29 @@ crash is made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.formats import detect_format, to_records
+from zerogate.data.image_fields import COLUMNS, place_images
 from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
 from zerogate.data.read import read_rows
+from zerogate.data.records import Record
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
-from zerogate.inference.generate import Engine
+from zerogate.inference.generate import Answer, Engine
 from zerogate.inference.sampling import Sampling
+from zerogate.vision.check import check_images
+from zerogate.vision.source import ImageSource
 
 # The fields of an output line. The input row is kept whole in `record`, so none of its fields can clash with ours.
-ROW, RECORD, RESPONSE, FINISH, TOKENS, ADAPTER, DECODING, ERROR = (
-    "row", "record", "response", "finish", "tokens", "adapter", "decoding", "error",
+ROW, RECORD, IMAGES, RESPONSE, FINISH, TOKENS, ADAPTER, DECODING, ERROR = (
+    "row", "record", "images", "response", "finish", "tokens", "adapter", "decoding", "error",
 )  # fmt: skip
 
 
@@ -56,7 +61,7 @@ def answer_file(
     Args:
         engine: the loaded model.
         source: JSON, JSONL or Parquet rows: Alpaca's fields, `prompt`, or `messages`; `adapter` in a row names its
-            adapter.
+            adapter, `image` or `images` what it shows.
         target: JSON lines to write, or to go on with.
         sampling: settings; row number n (from 0) has the seed `sampling.seed + n`.
         template: how a row is worded; None asks each adapter as it was taught.
@@ -68,84 +73,110 @@ def answer_file(
         progress: called with rows done and rows in all.
 
     Raises:
-        UserError: unreadable input, an unknown adapter, rows that are too long, or a `target` made from other input
-            or settings.
+        UserError: unreadable input, an unknown adapter, rows that are too long, images that cannot be read or that
+            their row's adapter does not take, or a `target` made from other input or settings.
     """
-    rows = read_rows(str(source))
-    adapters = [_adapter(number, row, adapter, engine, source) for number, row in rows]
-    prompts = [
-        prompt_ids(_turns(number, row, source), template or engine.template_for(name), engine.tokenizer)
-        for (number, row), name in zip(rows, adapters, strict=True)
-    ]
-    long = [] if engine.context is None else [n for n, prompt in enumerate(prompts) if len(prompt) >= engine.context]
+    asked = _read(source, engine, template, adapter)
+    long = [] if engine.context is None else [n for n, row in enumerate(asked) if len(row.prompt) >= engine.context]
     if long and not skip_long:
+        first = asked[long[0]]
         raise UserError(
-            f"{source}: {len(long)} of {len(rows)} prompts leave no room for an answer in the base's {engine.context} "
-            f"tokens; the first is row {rows[long[0]][0]} with {len(prompts[long[0]])}. Shorten them, or pass "
-            "--skip-long"
+            f"{source}: {len(long)} of {len(asked)} prompts leave no room for an answer in the base's {engine.context} "
+            f"tokens; the first is row {first.number} with {len(first.prompt)}. Shorten them, or pass --skip-long"
         )
     decoding = sampling.as_dict() | {"template": template or "auto"} | models
-    done = 0 if overwrite or not target.exists() else _resume(target, rows, decoding)
+    done = 0 if overwrite or not target.exists() else _resume(target, asked, decoding)
+    check_images((row.number, row.images) for row in asked[done:]).refuse(str(source))
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder {target.absolute().parent} for the output does not exist")
     with target.open("wb" if done == 0 else "ab") as file:
         if progress is not None:
-            progress(done, len(rows))
-        for start in range(done, len(rows), batch_size):
-            batch = range(start, min(start + batch_size, len(rows)))
-            lines = _answer_rows(engine, batch, rows, prompts, adapters, sampling, decoding, set(long))
-            append_lines(file, lines)
+            progress(done, len(asked))
+        for start in range(done, len(asked), batch_size):
+            batch = range(start, min(start + batch_size, len(asked)))
+            answers = _answers(engine, {n: asked[n] for n in batch if n not in long}, sampling)
+            append_lines(file, [_line(asked[n], answers.get(n)) | {DECODING: decoding} for n in batch])
             if progress is not None:
-                progress(batch.stop, len(rows))
-    return Written(len(rows), done, len(long))
+                progress(batch.stop, len(asked))
+    return Written(len(asked), done, len(long))
 
 
-def _answer_rows(
-    engine: Engine,
-    batch: Sequence[int],
-    rows: list[tuple[int, dict[str, Any]]],
-    prompts: list[list[int]],
-    adapters: list[str | None],
-    sampling: Sampling,
-    decoding: dict[str, Any],
-    long: set[int],
-) -> list[dict[str, Any]]:
-    short = [n for n in batch if n not in long]
-    answers = dict(
-        zip(
-            short,
-            engine.answer(
-                [prompts[n] for n in short], sampling, [adapters[n] for n in short], [sampling.seed + n for n in short]
-            )
-            if short
-            else [],
-            strict=True,
-        )
-    )
-    lines = []
-    for n in batch:
-        line: dict[str, Any] = {ROW: rows[n][0], RECORD: rows[n][1]}
-        if n in answers:
-            answer = answers[n]
-            line |= {RESPONSE: answer.text, FINISH: answer.finish, TOKENS: len(answer.ids)}
-        else:
-            line |= {RESPONSE: None, ERROR: f"the prompt's {len(prompts[n])} tokens leave no room for an answer"}
-        lines.append(line | {ADAPTER: adapters[n], DECODING: decoding})
-    return lines
+@dataclass(frozen=True)
+class _Asked:
+    """A row of the input: its number, itself as its line holds it, and what it comes to."""
+
+    number: int
+    record: dict[str, Any]
+    adapter: str | None
+    prompt: list[int]
+    images: tuple[ImageSource, ...]
 
 
-def _turns(number: int, row: dict[str, Any], source: Path) -> list[Turn]:
+def _read(source: Path, engine: Engine, template: TemplateName | None, default: str | None) -> list[_Asked]:
+    rows = read_rows(str(source))
+    adapters = [_adapter(number, row, default, engine, source) for number, row in rows]
+    questions = [_question(number, row, source) for number, row in rows]
+    some_show = any(question.images for question in questions)
+    asked = []
+    for (number, row), name, question in zip(rows, adapters, questions, strict=True):
+        try:
+            engine.encoders.refuse(engine.resolve(name), question.images)
+            if some_show and not question.images:  # its markers, if it has any, are now too many
+                place_images(question, ())
+        except ValueError as error:
+            raise UserError(f"{source}, row {number}: {error}") from error
+        prompt = prompt_ids(_turns(question, source), template or engine.template_for(name), engine.tokenizer)
+        asked.append(_Asked(number, _json_row(row), name, prompt, question.images))
+    return asked
+
+
+def _answers(engine: Engine, rows: dict[int, _Asked], sampling: Sampling) -> dict[int, Answer]:
+    """The answers of some rows, by their place in the file."""
+    if not rows:
+        return {}
+    prompts, adapters = [row.prompt for row in rows.values()], [row.adapter for row in rows.values()]
+    seeds, images = [sampling.seed + n for n in rows], [row.images for row in rows.values()]
+    return dict(zip(rows, engine.answer(prompts, sampling, adapters, seeds, images), strict=True))
+
+
+def _line(row: _Asked, answer: Answer | None) -> dict[str, Any]:
+    line: dict[str, Any] = {ROW: row.number, RECORD: row.record}
+    if row.images:
+        line[IMAGES] = [image.name for image in row.images]
+    if answer is not None:
+        line |= {RESPONSE: answer.text, FINISH: answer.finish, TOKENS: len(answer.ids)}
+    else:
+        line |= {RESPONSE: None, ERROR: f"the prompt's {len(row.prompt)} tokens leave no room for an answer"}
+    return line | {ADAPTER: row.adapter}
+
+
+def _question(number: int, row: dict[str, Any], source: Path) -> Record:
+    """What a row asks and shows, as training would read it. Answers that it has are still there."""
     if "prompt" in row and "completion" not in row:
-        row = {"instruction": row["prompt"], "output": ""}
+        shown = {name: row[name] for name in COLUMNS if name in row}
+        row = {"instruction": row["prompt"], "output": ""} | shown
     elif "instruction" in row:
         row = row | {"output": ""}
-    record = to_records([(number, row)], detect_format(row), str(source))[0]
-    turns = list(record.turns)
+    return to_records([(number, row)], detect_format(row), str(source))[0]
+
+
+def _turns(question: Record, source: Path) -> list[Turn]:
+    turns = list(question.turns)
     while turns and turns[-1].role == "assistant":
         turns.pop()
     if not turns:
-        raise UserError(f"{source}, row {number}: there is no question in it")
+        raise UserError(f"{source}, row {question.row}: there is no question in it")
     return turns
+
+
+def _json_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as its line holds it: through JSON and back, encoded images as their digest (Parquet has both)."""
+
+    def digest(value: Any) -> str:
+        return f"sha256:{hashlib.sha256(value).hexdigest()}" if isinstance(value, bytes) else str(value)
+
+    found: dict[str, Any] = json.loads(json.dumps(row, default=digest))
+    return found
 
 
 def _adapter(number: int, row: dict[str, Any], default: str | None, engine: Engine, source: Path) -> str | None:
@@ -158,16 +189,14 @@ def _adapter(number: int, row: dict[str, Any], default: str | None, engine: Engi
         raise UserError(f"{source}, row {number}: {error}; name its folder with --adapter {name}=FOLDER") from error
 
 
-def _resume(target: Path, rows: list[tuple[int, dict[str, Any]]], decoding: dict[str, Any]) -> int:
+def _resume(target: Path, asked: list[_Asked], decoding: dict[str, Any]) -> int:
     """Check what an earlier run wrote, cut a torn last line off, and return how many rows are done."""
     anew = "choose another --out, or pass --overwrite to begin anew"
     lines = whole_lines(target)
-    if len(lines) > len(rows):
-        raise UserError(f"{target} has {len(lines)} rows, the input only {len(rows)}; {anew}")
+    if len(lines) > len(asked):
+        raise UserError(f"{target} has {len(lines)} rows, the input only {len(asked)}; {anew}")
     for n, line in enumerate(lines):
-        number, record = rows[n]
-        # Through JSON and back, as the written row went: a Parquet row may hold what JSON knows only as text.
-        if line.get(ROW) != number or line.get(RECORD) != json.loads(json.dumps(record)):
+        if line.get(ROW) != asked[n].number or line.get(RECORD) != asked[n].record:
             raise UserError(f"{target}, line {n + 1} answers another row than the input has there; {anew}")
         if changed := changed_settings(line.get(DECODING), decoding):
             raise UserError(f"{target} was made with other settings ({changed}); {anew}")

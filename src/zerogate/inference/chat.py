@@ -19,6 +19,8 @@ from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
 from zerogate.inference.personas import Persona
 from zerogate.inference.sampling import Sampling
+from zerogate.vision.images import check_image
+from zerogate.vision.source import ImageSource, source_from
 
 # A prompt may take this share of the context at most, so that an answer always has room.
 _PROMPT_SHARE = 0.75
@@ -26,11 +28,33 @@ _PROMPT_SHARE = 0.75
 
 @dataclass
 class Exchange:
-    """A question and its answer; `done` is false when the answer was cut short and may be continued."""
+    """A question and its answer.
+
+    Attributes:
+        user: the question.
+        assistant: the answer.
+        done: false when the answer was cut short and may be continued.
+        images: what was shown with the question.
+    """
 
     user: str
     assistant: str = ""
     done: bool = False
+    images: tuple[ImageSource, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a file: images by their place."""
+        said = {"user": self.user, "assistant": self.assistant, "done": self.done}
+        return said | ({"images": [image.key for image in self.images]} if self.images else {})
+
+    @classmethod
+    def from_dict(cls, said: dict[str, Any]) -> Exchange:
+        """The exchange that `as_dict` described.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        return cls(**{**said, "images": tuple(source_from(place, Path()) for place in said.get("images", ()))})
 
 
 class Chat:
@@ -44,6 +68,7 @@ class Chat:
         self.exchanges: list[Exchange] = []
         self.become(persona)
         self.forgotten = 0
+        self.waiting: list[ImageSource] = []
 
     def become(self, persona: Persona) -> None:
         """Take a persona and its sampling; what was said stays."""
@@ -58,14 +83,26 @@ class Chat:
         """
         self.adapter = self.engine.resolve("__base__" if name == "base" and name not in self.engine.adapters else name)
 
-    def say(self, text: str, on_text: Callable[[str], None]) -> Answer:
-        """Ask something and stream the answer.
+    def show(self, image: ImageSource) -> None:
+        """Show an image with the next question.
 
         Raises:
-            UserError: the question does not fit into the context; it is then not kept.
+            UserError: it cannot be read, or the adapter takes no images.
         """
-        self.exchanges.append(Exchange(text))
-        return self._answer(on_text)
+        self.engine.encoders.refuse(self.adapter, [image])
+        check_image(image)
+        self.waiting.append(image)
+
+    def say(self, text: str, on_text: Callable[[str], None]) -> Answer:
+        """Ask something, about the images that wait to be shown if there are any, and stream the answer.
+
+        Raises:
+            UserError: the question does not fit into the context, or its images cannot be shown; it is then not kept.
+        """
+        self.exchanges.append(Exchange(text, images=tuple(self.waiting)))
+        answer = self._answer(on_text)
+        self.waiting.clear()
+        return answer
 
     def again(self, on_text: Callable[[str], None]) -> Answer:
         """Answer the last question anew, with the next seed.
@@ -75,7 +112,7 @@ class Chat:
         """
         last = self._last()
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
-        self.exchanges[-1] = Exchange(last.user)
+        self.exchanges[-1] = Exchange(last.user, images=last.images)
         return self._answer(on_text, keep=last)
 
     def go_on(self, on_text: Callable[[str], None]) -> Answer:
@@ -99,6 +136,7 @@ class Chat:
     def reset(self) -> None:
         """Forget what was said; the persona stays."""
         self.exchanges.clear()
+        self.waiting.clear()
         self.forgotten = 0
 
     def prompt(self, before: list[int] | None = None) -> list[int]:
@@ -129,6 +167,15 @@ class Chat:
             "with the answer: ask in fewer words, or choose a shorter persona"
         )
 
+    def images(self) -> list[ImageSource]:
+        """What the adapter looks at for the last question: the images of all that `prompt` sent, oldest first.
+
+        Earlier images are left out for an adapter that takes none; the last question's own are not, and it refuses.
+        """
+        sent, last = self.exchanges[self.forgotten : -1], self.exchanges[-1]
+        before = [image for exchange in sent for image in exchange.images]
+        return [*(before if self.adapter in self.engine.encoders.seeing else []), *last.images]
+
     def _turns(self, past: list[Exchange]) -> list[Turn]:
         turns = [Turn("system", self.persona.context.strip())] if self.persona.context.strip() else []
         for example in self.persona.examples:
@@ -144,7 +191,8 @@ class Chat:
         if exchange.assistant:
             before = self.engine.tokenizer(exchange.assistant, add_special_tokens=False)["input_ids"]
         try:
-            answer = self.engine.stream(self.prompt(before), self.sampling, on_text, self.adapter, before)
+            prompt = self.prompt(before)
+            answer = self.engine.stream(prompt, self.sampling, on_text, self.adapter, before, self.images())
         except UserError:
             self.exchanges[-1:] = [keep] if keep is not None else []
             raise
@@ -167,7 +215,7 @@ class Chat:
             "persona": self.persona.model_dump(),
             "adapter": self.adapter,
             "sampling": self.sampling.as_dict(),
-            "exchanges": [vars(exchange) for exchange in self.exchanges],
+            "exchanges": [exchange.as_dict() for exchange in self.exchanges],
         }
         draft = path.with_name(f".{path.name}.part")
         try:
@@ -184,18 +232,25 @@ class Chat:
         """Take up a saved conversation. An adapter that is not loaded now leaves the present one in use.
 
         Raises:
-            UserError: no such file, or not a saved conversation; the present conversation is then as it was.
+            UserError: no such file, not a saved conversation, or one with an image that cannot be read any more; the
+                present conversation is then as it was.
         """
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
             persona = Persona.model_validate(content["persona"])
             sampling = Sampling().updated(content["sampling"])
-            exchanges = [Exchange(**exchange) for exchange in content["exchanges"]]
+            exchanges = [Exchange.from_dict(exchange) for exchange in content["exchanges"]]
             adapter = str(content["adapter"])
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a conversation that /save wrote") from error
+        for image in [image for exchange in exchanges for image in exchange.images]:
+            try:
+                check_image(image)
+            except UserError as error:
+                raise UserError(f"{path} is about an image that cannot be read any more: {error}") from error
         self.persona, self.sampling, self.exchanges, self.forgotten = persona, sampling, exchanges, 0
+        self.waiting.clear()
         if adapter in (*self.engine.adapters, "__base__"):
             self.adapter = adapter
