@@ -1,0 +1,92 @@
+"""A comparison of methods on pictures, over two data sets: real cells in processes of their own, one joint table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from zerogate.comparison import compare, load_comparison
+from zerogate.comparison.run import report
+from zerogate.errors import UserError
+
+QUIET = Console(quiet=True)
+
+
+def write(folder: Path, **change: Any) -> Path:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4
+    )
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "vit")
+    for part, count in (("train", 10), ("test", 3)):
+        for name, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200))):
+            (folder / "photos" / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (colour[0] + number, colour[1], colour[2])).save(
+                    folder / "photos" / part / name / f"{number}.png"
+                )
+    photos = str(folder / "photos")
+    settings = {
+        "task": "image_classification",
+        "base": {"name": str(folder / "vit"), "device": "cpu"},
+        "data": {"path": photos, "split": "train", "held_out": "test"},
+        "datasets": [
+            {"name": "all", "group": "both", "data": {}},
+            {"name": "few", "group": "both", "data": {"limit": 12}},
+        ],
+        "train": {"steps": 3, "batch_size": 4, "evaluate_every": 3, "log_every": 1},
+        "methods": [
+            {"name": "linear", "adapter": {"method": "linear"}, "learning_rates": [0.001, 0.1]},
+            {"name": "full", "adapter": {"method": "full"}, "learning_rates": [0.001]},
+        ],
+        "sweep": {"steps": 2, "data": {"held_out": 4}},
+        "output": str(folder / "out"),
+    }
+    file = folder / "comparison.yaml"
+    file.write_text(yaml.safe_dump(settings | change))
+    return file
+
+
+@pytest.mark.slow
+def test_methods_on_two_data_sets(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    made = compare(load_comparison(file), console=QUIET)
+    headings, lines = made.table(brief=True)
+    assert headings == ["method", "trained parameters", "all", "few", "both (mean)"]
+    assert [line[0] for line in lines] == ["linear", "full"]
+    out = tmp_path / "out"
+    result = json.loads((out / "all" / "cells" / "linear-seed0" / "result.json").read_text())
+    assert result["trained_parameters"] == 2 * 16 + 2
+    assert result["details"]["accuracy"]["n"] == 6 and result["accuracy"]["accuracy"] in [n / 6 for n in range(7)]
+    # What is asked is what was saved, and it says what the run measured.
+    summary = json.loads((out / "all" / "cells" / "linear-seed0" / "run" / "summary.json").read_text())
+    assert result["accuracy"]["accuracy"] == summary["last"]["accuracy"]
+    swept = [json.loads(f.read_text()) for f in (out / "all" / "cells" / "sweep").rglob("result.json")]
+    assert len(swept) == 2 and all(r["details"]["accuracy"]["n"] == 4 for r in swept), (
+        "rates are chosen on other records"
+    )
+    assert result["rate"] == max(swept, key=lambda r: (r["accuracy"]["accuracy"], -r["rate"]))["rate"]
+    assert set(json.loads((out / "results.json").read_text())) == {"all", "few"}
+    assert (out / "table.csv").read_text().startswith("method,trained parameters,all,few")
+    # Read again, nothing is trained.
+    assert report(load_comparison(file)).table() == (headings, lines)
+
+
+def test_what_does_not_fit_is_said_first(tmp_path: Path) -> None:
+    wrong = [{"name": "prompts", "adapter": {"method": "prompt_tuning"}, "learning_rates": [0.1]}]
+    with pytest.raises(UserError, match=r"method 'prompts': .*for pictures there is vpt"):
+        compare(load_comparison(write(tmp_path, methods=wrong)), console=QUIET)
+    with pytest.raises(UserError, match="has held-out figures of its own"):
+        load_comparison(tmp_path / "comparison.yaml", ["tasks=[{task: exact_match}]"])
+    with pytest.raises(UserError, match="two datasets are called 'x'"):
+        load_comparison(tmp_path / "comparison.yaml", ["datasets=[{name: x, data: {}}, {name: x, data: {}}]"])
+    assert not (tmp_path / "out").exists()
