@@ -21,7 +21,27 @@ from zerogate.errors import UserError
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _GATES = (".zero_init.gate", ".adaption_gate")
+_PROJECTOR = ".zero_init.projector."
 _PROMPTS = (".zero_init.prompt", ".adaption_prompt")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """How an adapter takes images.
+
+    Attributes:
+        encoder: the vision encoder whose features it was trained on, or None where it is not recorded.
+        layers: which of the encoder's hidden states it looks at.
+        channels: of one of them.
+        hidden: width of the projector's MLP.
+        parameters: of the projector, which are among the adapter's.
+    """
+
+    encoder: str | None
+    layers: list[int]
+    channels: int
+    hidden: int
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,8 @@ class AdapterFacts:
         width: C, the hidden size its prompts have, or None.
         gates: effective gates by absolute layer index, fp32 [H] or [1]; empty for a method without.
         template: how its training records were worded, if its card says.
-        settings: those of its configuration that are not empty.
+        settings: those of its configuration that are not empty; what `images` says is left out.
+        images: how it takes images, or None.
     """
 
     method: str
@@ -51,6 +72,7 @@ class AdapterFacts:
     gates: dict[int, Tensor]
     template: str | None
     settings: dict[str, Any]
+    images: ImageFacts | None = None
 
 
 def adapter_facts(files: AdapterFiles) -> AdapterFacts:
@@ -70,8 +92,23 @@ def adapter_facts(files: AdapterFiles) -> AdapterFacts:
         settings={
             name: value
             for name, value in files.config.items()
-            if name not in quiet and value not in (None, False, [], {}, "")
+            if name not in quiet and not name.startswith("image_") and value not in (None, False, [], {}, "")
         },
+        images=_image_facts(files),
+    )
+
+
+def _image_facts(files: AdapterFiles) -> ImageFacts | None:
+    layers = files.config.get("image_layers")
+    if not layers:
+        return None
+    parts = {name: shape for name, shape in files.shapes.items() if _PROJECTOR in name}
+    return ImageFacts(
+        encoder=files.config.get("image_encoder"),
+        layers=[int(layer) for layer in layers],
+        channels=int(files.config["image_channels"]),
+        hidden=int(files.config["image_hidden"]),
+        parameters=sum(math.prod(shape) for shape in parts.values()),
     )
 
 

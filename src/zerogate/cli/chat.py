@@ -10,7 +10,7 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zerogate.inference import Answer
-    from zerogate.inference.chat import Chat
+    from zerogate.inference.chat import Chat, Exchange
+    from zerogate.vision import ImageSource
 
 EPILOG = """[bold]Examples[/]
 
 zerogate chat --adapter runs/demo
 
 zerogate chat -a fox=runs/fox -a sums=runs/sums     (then: /adapter sums)
+
+zerogate chat --adapter runs/demo-image     (then: /image circle.png)
 
 zerogate chat --base Qwen/Qwen3-0.6B --persona my-persona.yaml
 
@@ -107,6 +110,14 @@ class Screen:
     def take(self, line: str) -> None:
         """Run one line: a command, or something to say."""
         if not line.startswith("/"):
+            if self.chat.waiting and self.chat.adapter not in self.chat.engine.encoders.seeing:
+                name = "the base" if self.chat.adapter == "__base__" else f"the adapter {self.chat.adapter!r}"
+                raise UserError(
+                    f"{name} takes no images, and {_names(self.chat.waiting)} waits to be shown: /image drop takes it "
+                    "back, /adapter NAME chooses one that does"
+                )
+            if self.chat.waiting:
+                self.note(f"(shown: {_names(self.chat.waiting)})")
             self.show(self.chat.say(line, self.write))
             return
         name, _, rest = line[1:].partition(" ")
@@ -131,6 +142,9 @@ class Screen:
             self.note("(stopped: /continue goes on, /regen answers anew)")
         if self.chat.forgotten and self.chat.persona.history is None:
             self.note(f"({self.chat.forgotten} of the oldest exchanges no longer fit and were not sent)")
+        unseen = [image for exchange in self.chat.exchanges for image in exchange.images]
+        if unseen and self.chat.adapter not in self.chat.engine.encoders.seeing:
+            self.note(f"(answered without a look at {_names(unseen)}: this adapter takes no images)")
 
     def note(self, text: str) -> None:
         """Something that is not part of the conversation."""
@@ -152,7 +166,7 @@ def _reset(screen: Screen, rest: str) -> None:
 
 def _undo(screen: Screen, rest: str) -> None:
     """/undo: take the last question and its answer back"""
-    screen.note(f"taken back: {screen.chat.undo().user}")
+    screen.note(f"taken back: {_asked(screen.chat.undo())}")
 
 
 def _regen(screen: Screen, rest: str) -> None:
@@ -185,6 +199,30 @@ def _adapter(screen: Screen, rest: str) -> None:
     screen.note("  ".join(f"[{name}]" if name == current else name for name in names))
 
 
+def _image(screen: Screen, rest: str) -> None:
+    """/image [FILE | drop]: show a picture with the next message; list those that wait, or drop them"""
+    chat = screen.chat
+    if rest == "drop":
+        dropped = _names(chat.waiting) or "there was none"
+        chat.waiting.clear()
+        screen.note(f"dropped: {dropped}")
+        return
+    if rest:
+        from zerogate.vision import image_size, source_from
+
+        source = source_from(_typed_file(rest), Path())
+        chat.show(source)
+        width, height = image_size(source)
+        screen.note(f"{source.name} ({width} x {height}) goes with your next message")
+        return
+    past = [image for exchange in chat.exchanges for image in exchange.images]
+    screen.note(
+        f"with your next message: {_names(chat.waiting) or 'none; /image FILE shows one, /image drop drops it'}"
+    )
+    if past:
+        screen.note(f"shown before: {_names(past)}")
+
+
 def _params(screen: Screen, rest: str) -> None:
     """/params [PRESET] [NAME=VALUE ...]: show the sampling settings, or change them"""
     presets = screen.chat.persona.presets
@@ -214,7 +252,7 @@ def _load(screen: Screen, rest: str) -> None:
     screen.chat.load(_path(rest, "load"))
     screen.greet()
     for exchange in screen.chat.exchanges:
-        screen.note(f"> {exchange.user}")
+        screen.note(f"> {_asked(exchange)}")
         screen.console.print(_plain(exchange.assistant))
 
 
@@ -238,6 +276,7 @@ COMMANDS: dict[str, Callable[[Screen, str], None]] = {
     "continue": _continue,
     "persona": _persona,
     "adapter": _adapter,
+    "image": _image,
     "params": _params,
     "save": _save,
     "load": _load,
@@ -250,6 +289,27 @@ def _path(rest: str, command: str) -> Path:
     if not rest:
         raise UserError(f"/{command} needs a file name: /{command} talk.json")
     return Path(rest).expanduser()
+
+
+def _typed_file(text: str) -> Path:
+    """A file as it was typed, or dropped onto the terminal, which quotes names that have spaces."""
+    typed = Path(text).expanduser()
+    if typed.exists():
+        return typed
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a lone quotation mark is a part of the name
+        return typed
+    return Path(words[0]).expanduser() if len(words) == 1 else typed
+
+
+def _names(images: Sequence[ImageSource]) -> str:
+    return ", ".join(image.name for image in images)
+
+
+def _asked(exchange: Exchange) -> str:
+    """A question as the transcript shows it."""
+    return f"[{_names(exchange.images)}] {exchange.user}" if exchange.images else exchange.user
 
 
 def _plain(text: str) -> str:

@@ -26,6 +26,8 @@ zerogate eval -t addsub -d AddSub_test.json -t svamp -d SVAMP_test.json -m pocke
 
 zerogate eval -t svamp -d SVAMP_test.json -a runs/math --train-data asdiv.json --allow-leak svamp
 
+zerogate eval -t easy-vqa -d "easy_vqa_train.tar:train[90%:]" -a runs/seeing --shuffle-images
+
 zerogate eval --harness my_task --include-path tasks/ -m pocket -a runs/demo
 
 Stopped? The same command goes on where it stopped.
@@ -70,6 +72,12 @@ def eval(
         int | None, typer.Option(min=1, help="Longest answer, in tokens. Default: the task's, 256 for math, else 32.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions of each task.")] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Show no images to an adapter that takes them: the same model, unseeing.")
+    ] = False,
+    shuffle_images: Annotated[
+        bool, typer.Option("--shuffle-images", help="Show each question the images of another one.")
+    ] = False,
     template: options.Template = "auto",
     train_data: Annotated[
         list[Path] | None,
@@ -102,6 +110,8 @@ def eval(
     """
     if not task and harness is None:
         raise UserError("name something to evaluate: --task gsm8k --data FILE, or --harness TASKS")
+    if blind and shuffle_images:
+        raise UserError("--blind shows no images and --shuffle-images those of other questions: choose one")
     if len(task or []) != len(data or []):
         raise UserError(f"each --task wants its --data: there are {len(task or [])} tasks and {len(data or [])} files")
     from rich.console import Console
@@ -125,6 +135,7 @@ def eval(
     settings: dict[str, Any] = {
         "template": engine.template_for() if template == "auto" else template,
         "batch_size": batch_size, "num_beams": num_beams, "max_new_tokens": max_new_tokens,
+        "images": "none" if blind else "other" if shuffle_images else "own",
         "overwrite": overwrite, "skip_long": skip_long,
         "models": models,
     }  # fmt: skip
@@ -191,12 +202,14 @@ def _ask(
 
     from zerogate.evaluation.evaluate import evaluate_task
 
+    if any(question.images for question in questions) and not engine.encoders.seeing:
+        errors.print(f"[yellow]{task.name}: this model takes no images: its questions are asked without them.[/]")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         shown = bar.add_task(task.name, total=None)
         try:
             return evaluate_task(
-                engine.model, engine.tokenizer, task, questions, predictions=file, **settings,
+                engine.model, engine.tokenizer, task, questions, predictions=file, encoders=engine.encoders, **settings,
                 progress=lambda done, total: bar.update(shown, completed=done, total=total),
             )  # fmt: skip
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from zerogate.errors import UserError
 if TYPE_CHECKING:
     from zerogate.data.templates import TemplateName
     from zerogate.inference import Engine, Sampling
+    from zerogate.vision import ImageSource
 
 EPILOG = """[bold]Examples[/]
 
@@ -21,20 +22,27 @@ zerogate generate "Where does the fox live?" --adapter runs/demo
 
 echo "Name a colour." | zerogate generate -a runs/demo --greedy
 
+zerogate generate "What colour is the circle?" --image circle.png -a runs/demo-image
+
 zerogate generate --in asked.jsonl --out answered.jsonl -a runs/demo
 
 zerogate generate --in asked.jsonl --out mixed.jsonl -a fox=runs/fox -a sums=runs/sums
 
 In the last one each row may say which adapter answers it: {"instruction": "...", "adapter": "fox"}.
+A row shows an image, or several, with the column image or images: {"instruction": "...", "image": "fox.png"}.
 """
 
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="The instruction. Without it, standard input is read.")] = None,
     context: Annotated[str, typer.Option("--input", help="Context for the instruction: Alpaca's second field.")] = "",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A picture that the prompt is about; may be given several times."),
+    ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--in", metavar="FILE", help="Rows to answer: instruction and input, prompt, or messages."),
+        typer.Option("--in", metavar="FILE", help="Rows to answer: instruction and input, prompt, or messages; image."),
     ] = None,
     target: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where --in's answers go, as JSON lines.")
@@ -78,6 +86,8 @@ def generate(
         raise UserError("--in and --out belong together: one names the questions, the other where the answers go")
     if source is not None and prompt is not None:
         raise UserError("give a prompt or --in FILE, not both")
+    if source is not None and image:
+        raise UserError("--image goes with one prompt; the rows of a file name theirs in a column `image`")
     if source is None and prompt is None:
         prompt = sys.stdin.read().strip() if not sys.stdin.isatty() else ""
         if not prompt:
@@ -97,12 +107,13 @@ def generate(
     )
     if source is not None and not source.is_file():
         raise UserError(f"the file {source} does not exist")
+    images = options.images(image)
     adapters = options.named_adapters(adapter)
     engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
     wording: TemplateName | None = None if template == "auto" else template
     if source is None or target is None:
         assert prompt is not None
-        _print_answer(engine, engine.prompt(prompt, context, wording), sampling)
+        _print_answer(engine, *_question(engine, prompt, context, wording, images), sampling)
         return
     models = {"base": base_name, "adapters": {name: str(folder) for name, folder in adapters.items()}, "dtype": dtype}
     _answer_file(
@@ -111,11 +122,28 @@ def generate(
     )  # fmt: skip
 
 
-def _print_answer(engine: Engine, prompt: list[int], sampling: Sampling) -> None:
+def _question(
+    engine: Engine, prompt: str, context: str, wording: TemplateName | None, images: list[ImageSource]
+) -> tuple[list[int], list[ImageSource]]:
+    """The prompt's ids, its `<image>` markers cut out as in training, and what it is about."""
+    from zerogate.data.image_fields import place_images
+    from zerogate.data.records import Record, Turn
+
+    engine.encoders.refuse(engine.resolve(None), images)
+    if images:
+        try:
+            turn = place_images(Record(1, (Turn("user", prompt, context),)), tuple(images)).turns[0]
+        except ValueError as error:
+            raise UserError(str(error).replace("the row", "there are")) from error
+        prompt, context = turn.content, turn.input
+    return engine.prompt(prompt, context, wording), images
+
+
+def _print_answer(engine: Engine, prompt: list[int], images: list[ImageSource], sampling: Sampling) -> None:
     def show(text: str) -> None:
         print(text, end="", flush=True)
 
-    answer = engine.stream(prompt, sampling, show)
+    answer = engine.stream(prompt, sampling, show, images=images)
     print()
     if answer.finish == "interrupted":
         raise KeyboardInterrupt

@@ -140,6 +140,13 @@ def _adapter_table(name: str, facts: AdapterFacts) -> Table:
     if facts.gates:
         per = {len(gate) for gate in facts.gates.values()}
         rows["gates"] = "one per layer" if per == {1} else f"one per head, H={max(per)}"
+    if facts.images is not None:
+        images = facts.images
+        listed = ", ".join(map(str, images.layers))
+        looks = f"M={len(images.layers)} layers ({listed}) of {images.channels} channels"
+        rows["images"] = f"by {images.encoder or 'an encoder that is not recorded'}, {looks}"
+        features = len(images.layers) * images.channels
+        rows["projector"] = f"{features:,} to {images.hidden} to C={facts.width}: {images.parameters:,} parameters"
     if facts.template is not None:
         rows["asked with"] = f"the {facts.template} template"
     rows["settings"] = ", ".join(f"{key} {value}" for key, value in facts.settings.items()) or "defaults"

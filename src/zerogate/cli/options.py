@@ -11,6 +11,7 @@ from zerogate.errors import UserError
 
 if TYPE_CHECKING:
     from zerogate.inference import Engine
+    from zerogate.vision import ImageSource
 
 Base = Annotated[
     str | None,
@@ -72,6 +73,23 @@ def named_adapters(given: list[str] | None) -> dict[str, Path]:
             )
         named[name] = path
     return named
+
+
+def images(files: list[Path] | None) -> list[ImageSource]:
+    """Image files, looked at to their end.
+
+    Raises:
+        UserError: one cannot be read as an image.
+    """
+    if not files:
+        return []
+    from zerogate.vision import source_from
+    from zerogate.vision.images import check_image
+
+    sources = [source_from(file, Path()) for file in files]
+    for source in sources:
+        check_image(source)
+    return sources
 
 
 def load_engine(
