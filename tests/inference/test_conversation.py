@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from tiny_base import make_adapter, make_base
+from tiny_eye import make_eye, make_picture, make_seeing_adapter
 
 from zerogate.errors import UserError
 from zerogate.inference import Engine
 from zerogate.inference.chat import Chat, Exchange
 from zerogate.inference.personas import Example, Persona, load_persona, shipped
+from zerogate.vision import ImageSource, source_from
 
 PLAIN = Persona(name="plain", sampling={"max_new_tokens": 6, "temperature": 1.0})
 TEACHER = Persona(
@@ -143,6 +145,85 @@ def test_save_and_load(engine: Engine, tmp_path: Path) -> None:
     assert other.exchanges == chat.exchanges
     with pytest.raises(UserError, match="cannot write"):
         chat.save(tmp_path / "no" / "talk.json")
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, ImageSource, ImageSource]:
+    root = tmp_path_factory.mktemp("seeing")
+    base, eye = make_base(root / "base", context=512), make_eye(root / "eye")
+    adapters = {"eye": make_seeing_adapter(root / "one", base, eye), "text": make_adapter(root / "text", base, 2)}
+    red, blue = (source_from(make_picture(root / f"{colour}.png", colour), root) for colour in ("red", "blue"))
+    return Engine.load(str(base), adapters), red, blue
+
+
+GREEDY = Persona(name="greedy", sampling={"max_new_tokens": 8, "temperature": 0})
+
+
+def test_images_go_with_their_question_and_stay_as_long_as_it_is_sent(
+    seeing: tuple[Engine, ImageSource, ImageSource],
+) -> None:
+    engine, red, blue = seeing
+    chat = Chat(engine, GREEDY)
+    chat.show(red)
+    said = chat.say("What is it?", ignore)
+    assert said.ids == engine.answer([engine.prompt("What is it?")], chat.sampling, images=[[red]])[0].ids
+    assert chat.waiting == [] and chat.exchanges[0].images == (red,)
+    assert chat.again(ignore).ids == said.ids, "greedy, and shown again"
+    chat.show(blue)
+    chat.say("And this?", ignore)
+    assert chat.images() == [red, blue]
+    chat.say("Which is larger?", ignore)
+    assert chat.images() == [red, blue] and chat.exchanges[-1].images == ()
+    chat.persona = GREEDY.model_copy(update={"history": 1})
+    chat.prompt()
+    assert chat.images() == [blue]
+    chat.persona = GREEDY.model_copy(update={"history": 0})
+    chat.prompt()
+    assert chat.images() == []
+
+
+def test_images_and_an_adapter_that_takes_none(seeing: tuple[Engine, ImageSource, ImageSource]) -> None:
+    engine, red, _ = seeing
+    chat = Chat(engine, GREEDY)
+    chat.show(red)
+    chat.use_adapter("text")
+    with pytest.raises(UserError, match="'text' takes no images"):
+        chat.say("What is it?", ignore)
+    assert chat.exchanges == [] and chat.waiting == [red]
+    with pytest.raises(UserError, match="'text' takes no images"):
+        chat.show(red)
+    chat.use_adapter("eye")
+    chat.say("What is it?", ignore)
+    chat.use_adapter("text")
+    kept = list(chat.exchanges)
+    with pytest.raises(UserError, match="'text' takes no images"):
+        chat.again(ignore)
+    assert chat.exchanges == kept
+    chat.say("And now?", ignore)  # what was shown before is left out
+    assert chat.images() == []
+
+
+def test_a_conversation_with_images_is_saved_by_their_place(
+    seeing: tuple[Engine, ImageSource, ImageSource], tmp_path: Path
+) -> None:
+    engine, _, _ = seeing
+    chat = Chat(engine, GREEDY)
+    green = source_from(make_picture(tmp_path / "green.png", "green"), tmp_path)
+    chat.show(green)
+    chat.say("What is it?", ignore)
+    chat.say("Why?", ignore)
+    chat.save(tmp_path / "talk.json")
+    saved = json.loads((tmp_path / "talk.json").read_text())["exchanges"]
+    assert saved[0]["images"] == [str(tmp_path / "green.png")] and "images" not in saved[1]
+    other = Chat(engine, PLAIN)
+    other.load(tmp_path / "talk.json")
+    assert [image.digest for image in other.exchanges[0].images] == [green.digest]
+    assert other.go_on(ignore).text == chat.go_on(ignore).text
+    (tmp_path / "green.png").unlink()
+    before = list(other.exchanges)
+    with pytest.raises(UserError, match=r"talk\.json is about an image .*green\.png: no such file"):
+        other.load(tmp_path / "talk.json")
+    assert other.exchanges == before
 
 
 def test_shipped_personas_are_whole() -> None:
