@@ -152,7 +152,13 @@ def test_parquet_rows_with_encoded_images(folders: dict[str, Path], tmp_path: Pa
     lines = [json.loads(line) for line in content.splitlines()]
     assert [line["images"] for line in lines] == [["red.png"], ["green.png"], ["blue.png"]]
     assert lines[0]["record"]["image"]["bytes"].startswith("sha256:")
-    assert len({line["response"] for line in lines}) == 3
+    engine, sampling = (
+        Engine.load(str(folders["base"]), {"eye": folders["eye"]}),
+        Sampling(temperature=0, max_new_tokens=8),
+    )
+    shown = [[source_from(f"{colour}.png", folders["root"])] for colour in COLOURS]
+    alone = [engine.ask("What colour is it?", sampling=sampling, images=images).text for images in shown]
+    assert [line["response"] for line in lines] == alone and len(set(alone)) > 1
     again = zerogate(*words, cwd=tmp_path)
     assert again.returncode == 0 and (tmp_path / "out.jsonl").read_text() == content
 
