@@ -12,6 +12,7 @@ from ._registration import register_with_peft
 
 if TYPE_CHECKING:
     from .adapters import (
+        AffineConfig,
         BitFitConfig,
         BottleneckConfig,
         GatedPrefixConfig,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AffineConfig",
     "BitFitConfig",
     "BottleneckConfig",
     "GatedPrefixConfig",

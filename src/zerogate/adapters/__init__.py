@@ -1,5 +1,6 @@
 """Adapters as PEFT tuners. Needs torch, transformers and peft, and nothing else."""
 
+from .affine import AffineConfig
 from .bitfit import BitFitConfig
 from .bottleneck import BottleneckConfig
 from .gated_prefix import GatedPrefixConfig
@@ -9,6 +10,7 @@ from .vpt import VPTConfig
 from .zero_init import ZeroInitConfig, gates
 
 __all__ = [
+    "AffineConfig",
     "BitFitConfig",
     "BottleneckConfig",
     "GatedPrefixConfig",

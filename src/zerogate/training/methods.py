@@ -94,6 +94,7 @@ METHODS: dict[str, Method] = {
     "ia3": Method("IA3 (PEFT): keys, values and MLP features rescaled", _pefts("IA3Config")),
     "ln_tuning": Method("LN tuning (PEFT): the layer norms", _pefts("LNTuningConfig")),
     "bitfit": Method("BitFit: the biases", _ours("BitFitConfig")),
+    "affine": Method("affine tuning (LLaMA-Adapter V2): scales and shifts of all layers", _ours("AffineConfig")),
     "adaption_prompt": Method("AdaptionPrompt (PEFT): one gate per layer, no tanh", _pefts("AdaptionPromptConfig")),
     "zero_init_prefix": Method(
         "zero-init attention over P-tuning v2's prefixes: keys and values themselves behind gates from zero",
