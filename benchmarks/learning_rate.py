@@ -58,14 +58,17 @@ def table(found: dict[str, dict[str, dict[float, float]]]) -> str:
 def draw(found: dict[str, dict[str, dict[float, float]]], target: Path) -> None:
     """One panel per method, one line per base."""
     figure = Figure(figsize=(9, 4), layout="constrained")
+    rates = sorted({rate for bases in found.values() for losses in bases.values() for rate in losses})
     for axes, (method, bases) in zip(
-        figure.subplots(1, len(found), sharey=True, squeeze=False)[0], found.items(), strict=True
+        figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0], found.items(), strict=True
     ):
         for base, losses in bases.items():
             best = min(losses.values())
             axes.plot(list(losses), [value / best - 1 for value in losses.values()], marker="o", label=base)
         axes.axvline(DEFAULT, color="#555555", linestyle=":", linewidth=1.2)
         axes.set_xscale("log")
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axes.minorticks_off()
         axes.set_ylim(-0.02, 0.6)
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.set_xlabel("learning rate")

@@ -54,11 +54,8 @@ class ZeroInitConfig(PeftConfig):
         default="tanh", metadata=_help("tanh | identity: how a stored gate becomes effective.")
     )
     gate_scale: float = field(
-        default=4.0,
-        metadata=_help(
-            "The stored gate is multiplied by this before its activation. Adam moves prompts and gates by the same "
-            "rate, and from zero a gate has the longer way. 1: the paper's own."
-        ),
+        default=1.0,
+        metadata=_help("The stored gate is multiplied by this before its activation: faster gates at one rate."),
     )
     gate_per: str = field(default="head", metadata=_help("head | layer: one gate for each query head, or one in all."))
     prompt_init_std: float = field(default=1.0, metadata=_help("Prompts start at N(0, std). Small starts learn worse."))
