@@ -1,16 +1,15 @@
 """`zerogate chat`: talk to a model in the terminal. The conversation itself is `zerogate.inference.chat`; this is
 its screen.
 
-Lines that begin with a slash are commands, and each is one function in `COMMANDS`.
+Lines that begin with a slash are commands: `chat_commands.py`.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zerogate.cli import options
+from zerogate.cli.chat_commands import COMMANDS, Left, names, plain
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from zerogate.inference import Answer
-    from zerogate.inference.chat import Chat, Exchange
-    from zerogate.vision import ImageSource
+    from zerogate.inference.chat import Chat
 
 EPILOG = """[bold]Examples[/]
 
@@ -76,10 +75,6 @@ def chat(
     screen.run()
 
 
-class Left(Exception):
-    """The user said goodbye: ends the conversation, no error."""
-
-
 @dataclass
 class Screen:
     """The terminal side of one conversation."""
@@ -100,7 +95,7 @@ class Screen:
                 except KeyboardInterrupt:
                     self.note("\nCtrl-D or /quit leaves.")
                 except UserError as error:
-                    self.console.print(f"[red]{_plain(str(error))}[/]")
+                    self.console.print(f"[red]{plain(str(error))}[/]")
         except (EOFError, Left):
             pass
         finally:
@@ -113,11 +108,11 @@ class Screen:
             if self.chat.waiting and self.chat.adapter not in self.chat.engine.encoders.seeing:
                 name = "the base" if self.chat.adapter == "__base__" else f"the adapter {self.chat.adapter!r}"
                 raise UserError(
-                    f"{name} takes no images, and {_names(self.chat.waiting)} waits to be shown: /image drop takes it "
+                    f"{name} takes no images, and {names(self.chat.waiting)} waits to be shown: /image drop takes it "
                     "back, /adapter NAME chooses one that does"
                 )
             if self.chat.waiting:
-                self.note(f"(shown: {_names(self.chat.waiting)})")
+                self.note(f"(shown: {names(self.chat.waiting)})")
             self.show(self.chat.say(line, self.write))
             return
         name, _, rest = line[1:].partition(" ")
@@ -144,179 +139,16 @@ class Screen:
             self.note(f"({self.chat.forgotten} of the oldest exchanges no longer fit and were not sent)")
         unseen = [image for exchange in self.chat.exchanges for image in exchange.images]
         if unseen and self.chat.adapter not in self.chat.engine.encoders.seeing:
-            self.note(f"(answered without a look at {_names(unseen)}: this adapter takes no images)")
+            self.note(f"(answered without a look at {names(unseen)}: this adapter takes no images)")
 
     def note(self, text: str) -> None:
         """Something that is not part of the conversation."""
-        self.console.print(f"[dim]{_plain(text)}[/]", soft_wrap=True)
+        self.console.print(f"[dim]{plain(text)}[/]", soft_wrap=True)
 
     def greet(self) -> None:
         """The persona's greeting."""
         if self.chat.persona.greeting:
-            self.console.print(
-                f"[bold]{_plain(self.chat.persona.name)}[/]: {_plain(self.chat.persona.greeting.strip())}"
-            )
-
-
-def _reset(screen: Screen, rest: str) -> None:
-    """/reset: forget what was said; the persona stays"""
-    screen.chat.reset()
-    screen.greet()
-
-
-def _undo(screen: Screen, rest: str) -> None:
-    """/undo: take the last question and its answer back"""
-    screen.note(f"taken back: {_asked(screen.chat.undo())}")
-
-
-def _regen(screen: Screen, rest: str) -> None:
-    """/regen: answer the last question anew, with the next seed"""
-    screen.show(screen.chat.again(screen.write))
-
-
-def _continue(screen: Screen, rest: str) -> None:
-    """/continue: go on with the last answer"""
-    screen.show(screen.chat.go_on(screen.write))
-
-
-def _persona(screen: Screen, rest: str) -> None:
-    """/persona [NAME]: list the personas, or become one that ships or is in a YAML file"""
-    from zerogate.inference.personas import load_persona, shipped
-
-    if not rest:
-        screen.note(f"{screen.chat.persona.name}; there are: {', '.join(shipped())}, or the path of a YAML file")
-        return
-    screen.chat.become(load_persona(rest))
-    screen.greet()
-
-
-def _adapter(screen: Screen, rest: str) -> None:
-    """/adapter [NAME]: list the adapters, or answer with another from now on; base is none"""
-    if rest:
-        screen.chat.use_adapter(rest)
-    names = [*screen.chat.engine.adapters, "base"]
-    current = "base" if screen.chat.adapter == "__base__" else screen.chat.adapter
-    screen.note("  ".join(f"[{name}]" if name == current else name for name in names))
-
-
-def _image(screen: Screen, rest: str) -> None:
-    """/image [FILE | drop]: show a picture with the next message; list those that wait, or drop them"""
-    chat = screen.chat
-    if rest == "drop":
-        dropped = _names(chat.waiting) or "there was none"
-        chat.waiting.clear()
-        screen.note(f"dropped: {dropped}")
-        return
-    if rest:
-        from zerogate.vision import image_size, source_from
-
-        source = source_from(_typed_file(rest), Path())
-        chat.show(source)
-        width, height = image_size(source)
-        screen.note(f"{source.name} ({width} x {height}) goes with your next message")
-        return
-    past = [image for exchange in chat.exchanges for image in exchange.images]
-    screen.note(
-        f"with your next message: {_names(chat.waiting) or 'none; /image FILE shows one, /image drop drops it'}"
-    )
-    if past:
-        screen.note(f"shown before: {_names(past)}")
-
-
-def _params(screen: Screen, rest: str) -> None:
-    """/params [PRESET] [NAME=VALUE ...]: show the sampling settings, or change them"""
-    presets = screen.chat.persona.presets
-    sampling = screen.chat.sampling
-    for word in shlex.split(rest):
-        name, sign, value = word.partition("=")
-        if not sign and name not in presets:
-            raise UserError(
-                f"no preset {name!r}; there are: {', '.join(presets) or 'none'}. To set one: temperature=0.7"
-            )
-        sampling = sampling.updated({name: value} if sign else presets[name])
-    screen.chat.sampling = sampling
-    screen.note("  ".join(f"{name}={value}" for name, value in sampling.as_dict().items()))
-    if presets:
-        screen.note(f"presets: {', '.join(presets)}")
-
-
-def _save(screen: Screen, rest: str) -> None:
-    """/save FILE: write the conversation to a file"""
-    path = _path(rest, "save")
-    screen.chat.save(path)
-    screen.note(f"saved in {path}")
-
-
-def _load(screen: Screen, rest: str) -> None:
-    """/load FILE: take up a saved conversation"""
-    screen.chat.load(_path(rest, "load"))
-    screen.greet()
-    for exchange in screen.chat.exchanges:
-        screen.note(f"> {_asked(exchange)}")
-        screen.console.print(_plain(exchange.assistant))
-
-
-def _help(screen: Screen, rest: str) -> None:
-    """/help: this list"""
-    for command in COMMANDS.values():
-        usage, _, text = (command.__doc__ or "").partition(": ")
-        screen.console.print(f"  [cyan]{_plain(usage):<30}[/] {_plain(text)}")
-    screen.note("  Ctrl-C stops an answer. Arrow keys bring earlier lines back.")
-
-
-def _quit(screen: Screen, rest: str) -> None:
-    """/quit: leave"""
-    raise Left
-
-
-COMMANDS: dict[str, Callable[[Screen, str], None]] = {
-    "reset": _reset,
-    "undo": _undo,
-    "regen": _regen,
-    "continue": _continue,
-    "persona": _persona,
-    "adapter": _adapter,
-    "image": _image,
-    "params": _params,
-    "save": _save,
-    "load": _load,
-    "help": _help,
-    "quit": _quit,
-}
-
-
-def _path(rest: str, command: str) -> Path:
-    if not rest:
-        raise UserError(f"/{command} needs a file name: /{command} talk.json")
-    return Path(rest).expanduser()
-
-
-def _typed_file(text: str) -> Path:
-    """A file as it was typed, or dropped onto the terminal, which quotes names that have spaces."""
-    typed = Path(text).expanduser()
-    if typed.exists():
-        return typed
-    try:
-        words = shlex.split(text)
-    except ValueError:  # a lone quotation mark is a part of the name
-        return typed
-    return Path(words[0]).expanduser() if len(words) == 1 else typed
-
-
-def _names(images: Sequence[ImageSource]) -> str:
-    return ", ".join(image.name for image in images)
-
-
-def _asked(exchange: Exchange) -> str:
-    """A question as the transcript shows it."""
-    return f"[{_names(exchange.images)}] {exchange.user}" if exchange.images else exchange.user
-
-
-def _plain(text: str) -> str:
-    """Text that rich prints as it stands."""
-    from rich.markup import escape
-
-    return escape(text)
+            self.console.print(f"[bold]{plain(self.chat.persona.name)}[/]: {plain(self.chat.persona.greeting.strip())}")
 
 
 def _history() -> Callable[[], None] | None:
