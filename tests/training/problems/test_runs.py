@@ -140,6 +140,16 @@ def test_every_method_learns_and_is_loaded_as_it_was(task: str, method: str, rec
     assert f"{outcome.summary['last'][problem.figures[0]]:.2%}" in card
 
 
+@pytest.mark.parametrize("method", ["zero_init", "vpt", "side", "lora", "linear"])
+def test_a_half_precision_base(method: str, recipe: Make) -> None:
+    settings = recipe("image_classification", method, **({"target_modules": ["q_proj"]} if method == "lora" else {}))
+    settings["base"]["dtype"] = "bfloat16"
+    outcome = run(settings)
+    dtypes = {p.requires_grad: p.dtype for p in outcome.model.parameters()}
+    assert dtypes == {False: torch.bfloat16, True: torch.float32}
+    assert outcome.summary["last_loss"] < 2
+
+
 def test_red_and_blue_are_told_apart(recipe: Make) -> None:
     settings = recipe("image_classification", "linear")
     settings["train"] |= {"steps": 30, "learning_rate": 0.05, "evaluate_every": 30}

@@ -89,8 +89,7 @@ class ImageClassification(LabelledProblem):
 
     def logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """[B, classes]."""
-        pixels = inputs["pixel_values"].to(next(model.parameters()).dtype)
-        return model(pixel_values=pixels).logits  # type: ignore[no-any-return]
+        return model(pixel_values=inputs["pixel_values"]).logits  # type: ignore[no-any-return]
 
     def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[int]:
         """First choices."""

@@ -145,7 +145,10 @@ class LabelledProblem:
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, int, Tensor]:
         """Cross-entropy in fp32 summed over the learned labels, how many there are, and the logits."""
         labels = inputs["labels"]
-        logits = self.logits(model, {name: tensor for name, tensor in inputs.items() if name != "labels"})
+        # The head is fp32 whatever the base is, and takes a half-precision base's features only under autocast.
+        half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+        with torch.autocast(labels.device.type, dtype=half, enabled=half is not None):
+            logits = self.logits(model, {name: tensor for name, tensor in inputs.items() if name != "labels"})
         loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
         return loss, int((labels != IGNORE).sum()), logits
 
