@@ -132,7 +132,7 @@ def _measure(recipe: LabelledRecipe, saved: Path, result: Result) -> None:
     """The task's figures on the held-out records, of what was saved on a freshly loaded base."""
     problem = find_problem(recipe)
     assert isinstance(problem, LabelledProblem)
-    model, processor = load_trained(saved, recipe.base.name, recipe.base.device)
+    model, processor = load_trained(saved, recipe.base.name, device=recipe.base.device, dtype=recipe.base.dtype)
     held_out = problem.load_data(processor).held_out
     if held_out is None:
         raise UserError("a comparison needs held-out records to measure on (data.held_out)")

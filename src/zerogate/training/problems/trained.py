@@ -24,13 +24,16 @@ from zerogate.training.recipe import BaseSection
 _TASKS = {task.peft_task: task for task in (ImageClassification, QuestionAnswering, TokenClassification)}
 
 
-def load_trained(folder: str | Path, base: str | None = None, device: str | None = None) -> tuple[Any, Any]:
+def load_trained(
+    folder: str | Path, base: str | None = None, *, device: str | None = None, dtype: Any = None
+) -> tuple[Any, Any]:
     """A trained adapter with its head on its base, in eval mode, and the base's tokenizer or image processor.
 
     Args:
         folder: a saved adapter or fully trained model, or a run's folder.
         base: the base; None: the one that the adapter records.
         device: such as `cpu` or `cuda:0`; None: the first GPU, else the CPU.
+        dtype: of the base's frozen weights, as in a recipe; what was trained is fp32.
 
     Raises:
         UserError: no adapter, one of a language model, or one that does not fit the base.
@@ -48,7 +51,7 @@ def load_trained(folder: str | Path, base: str | None = None, device: str | None
         raise UserError(f"{folder} does not record which base it was made for; name it")
     labels_file = adapter.folder / "labels.json"
     labels = json.loads(labels_file.read_text(encoding="utf-8")) if labels_file.is_file() else None
-    model = load_model(task.auto_class, BaseSection(name=name), labels, device)
+    model = load_model(task.auto_class, BaseSection(name=name, dtype=dtype), labels, device)
     adapted = attach(model, {"trained": adapter}, name)
     return adapted, _processor(task, name)
 
