@@ -34,6 +34,7 @@ def make_seeing_adapter(
         prompt_length=4,
         num_layers=3,
         task_type="CAUSAL_LM",
+        gate_scale=4.0,  # gates wide open, so that images visibly change what is said
         image_layers=list(layers),
         image_channels=CHANNELS,
         image_hidden=hidden,
