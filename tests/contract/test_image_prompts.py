@@ -188,6 +188,55 @@ def test_activation_checkpointing_gives_the_same_gradients(name: str, reentrant:
             torch.testing.assert_close(theirs[parameter_name].grad, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+@every_causal
+def test_early_fusion_is_attention_to_the_images_in_the_lowest_layers(family: Family) -> None:
+    model, features, inputs = see(family, num_layers=2, image_early=1), pictures(), family.inputs()
+    held = dict(layers(model))
+    assert ["default" in layer.prompt for layer in held.values()] == [False, True, True]
+    assert [bool(layer.projector) for layer in held.values()] == [True, False, False]
+    ours = outputs(family, model, image_features=features)
+    plain = outputs(family, model)
+    torch.testing.assert_close(ours[1], plain[1], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(ours[0], plain[0], atol=1e-3)
+    for row, images in enumerate(features):
+        if images is None:
+            continue
+        prompts, gates = {}, {}
+        for name, layer in held.items():
+            tokens = [token_by_hand(model, f) for f in images.reshape(-1, M * CHANNELS)]
+            early = "default" not in layer.prompt
+            prompts[name] = torch.stack(tokens) if early else layer.prompt["default"].detach().double()
+            gates[name] = torch.tanh(layer.gate["default"].detach())
+        with torch.no_grad():
+            expected = family.result(adapted_by_hand(family, family.model(), prompts, gates)(**one_row(inputs, row)))
+        torch.testing.assert_close(ours[row : row + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_early_fusion_mixes_trains_and_is_saved(name: str, tmp_path: Path) -> None:
+    family = BY_NAME[name]
+    model = see(family, num_layers=2, image_early=1)
+    model.add_adapter("other", zero_init(family, **SEEING))
+    randomise_projector(randomise(model, 5, "other"), 5, "other").eval()
+    features, inputs, names = pictures(), family.inputs(), ["default", "__base__", "other"]
+    together = outputs(family, model, adapter_names=names, image_features=features)
+    for row, adapter in enumerate(names):
+        with torch.no_grad():
+            alone = model(**one_row(inputs, row), adapter_names=[adapter], image_features=[features[row]])
+        torch.testing.assert_close(together[row : row + 1], family.result(alone), rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path, selected_adapters=["default"])
+    loaded = PeftModel.from_pretrained(family.model(), str(tmp_path)).eval()
+    assert torch.equal(
+        outputs(family, loaded, image_features=features), outputs(family, model, image_features=features)
+    )
+    model.train()
+    family.result(model(**inputs, image_features=features)).square().mean().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained and all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
+    with pytest.raises(ValueError, match=r"meet in 1 layers.*Lower num_layers: at most 2 here"):
+        get_peft_model(family.model(), zero_init(family, **SEEING, image_early=1))
+
+
 def test_features_in_one_tensor_equal_a_list() -> None:
     family = BY_NAME["llama"]
     model, rows = see(family), pictures()
@@ -230,6 +279,7 @@ def test_an_encoder_nobody_has_looked_at_is_refused() -> None:
         ({"image_layers": [], "image_channels": 4}, "at least one layer"),
         ({"image_layers": [1], "image_channels": 4, "attention": "vanilla"}, "through the gates"),
         ({"image_layers": [1], "image_channels": 4, "image_hidden": 0}, "at least 1"),
+        ({"image_early": 1}, "goes with image_layers"),
     ],
 )
 def test_wrong_settings_are_named(config: dict[str, Any], message: str) -> None:

@@ -21,7 +21,9 @@ class GatedPrefixLayer(ZeroInitLayer):
         super().__init__(layout, module)
         _, self.kv_heads, self.head_dim, _ = layout.shape(module)
 
-    def update_layer(self, adapter_name: str, config: ZeroInitConfig, device: torch.device) -> None:
+    def update_layer(
+        self, adapter_name: str, config: ZeroInitConfig, device: torch.device, prompts: bool = True
+    ) -> None:
         """Adds an adapter with fresh parameters: prefixes N(0, std), gates 0."""
         super().update_layer(adapter_name, config, device)
         prefix_KF = torch.empty(config.prompt_length, 2 * self.kv_heads * self.head_dim, device=device)

@@ -74,6 +74,13 @@ class ZeroInitConfig(PeftConfig):
         default=None, metadata=_help("Channels of one layer's feature: the encoder's hidden size.")
     )
     image_hidden: int = field(default=64, metadata=_help("Width of the MLP that makes the image token."))
+    image_early: int | None = field(
+        default=None,
+        metadata=_help(
+            "Early fusion (LLaMA-Adapter V2): images enter in the lowest so many layers, behind gates of their own, "
+            "and not through the prompts, which lie above. None: images are added to the prompts of all adapted layers."
+        ),
+    )
     image_encoder: str | None = field(
         default=None, metadata=_help("The vision encoder the features come from, for whoever loads the adapter.")
     )
@@ -108,6 +115,10 @@ class ZeroInitConfig(PeftConfig):
             raise ValueError(
                 "image_layers needs at least one layer of the encoder, and attention='zero_init': images come in "
                 "through the gates."
+            )
+        if self.image_early is not None and (self.image_early < 1 or not takes_images):
+            raise ValueError(
+                f"image_early={self.image_early} must be at least 1, and goes with image_layers or image_encoder."
             )
         if self.image_hidden < 1:
             raise ValueError(f"image_hidden must be at least 1, not {self.image_hidden}.")

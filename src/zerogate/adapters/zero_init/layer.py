@@ -46,11 +46,14 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         self.cache = PromptCache()
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, adapter_name: str, config: ZeroInitConfig, device: torch.device) -> None:
-        """Adds an adapter with fresh parameters: prompts N(0, std), gates 0."""
+    def update_layer(
+        self, adapter_name: str, config: ZeroInitConfig, device: torch.device, prompts: bool = True
+    ) -> None:
+        """Adds an adapter with fresh parameters: prompts N(0, std), gates 0. Early fusion has gates alone."""
         self.device = device
-        prompt_KC = torch.empty(config.prompt_length, self.width, dtype=torch.float32, device=device)
-        self.prompt[adapter_name] = nn.Parameter(nn.init.normal_(prompt_KC, std=config.prompt_init_std))
+        if prompts:
+            prompt_KC = torch.empty(config.prompt_length, self.width, dtype=torch.float32, device=device)
+            self.prompt[adapter_name] = nn.Parameter(nn.init.normal_(prompt_KC, std=config.prompt_init_std))
         if config.attention == "zero_init":
             gates = self.num_heads if config.gate_per == "head" else 1
             self.gate[adapter_name] = nn.Parameter(torch.zeros(gates, dtype=torch.float32, device=device))
@@ -119,15 +122,17 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         total = None
         for name in self.active_adapters:
             if name in self.gate:
-                extra_BTHD = self._adapter_contribution(name, module, q_BHTD, scaling, softcap)
-                total = extra_BTHD if total is None else total + extra_BTHD
+                total = _plus(total, self._adapter_contribution(name, module, q_BHTD, scaling, softcap))
         return total
 
     def _adapter_contribution(
         self, name: str, module: nn.Module, q_BHTD: Tensor, scaling: float, softcap: float | None
-    ) -> Tensor:
+    ) -> Tensor | None:
         images = self.images.get(name)
-        if images is not None and not self._factors(module, softcap):
+        early = name not in self.prompt
+        if early and images is None:
+            return None
+        if images is not None and (early or not self._factors(module, softcap)):
             k_BGSD, v_BHSD, mask_BS = self._prompt_sets(name, module, images, q_BHTD.shape[0], q_BHTD.dtype)
             return prompt_attention(q_BHTD, k_BGSD, v_BHSD, scaling, softcap, mask_BS)
         k_GKD, v_HKD = self.keys_values(name, module, q_BHTD.dtype)
@@ -165,19 +170,25 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One set of prompts per image, written out: keys [B, G, N*K, D], gated values [B, H, N*K, D], mask [B, N*K].
 
-        A row without images has the plain prompts as its first set.
+        A row without images has the plain prompts as its first set. In early fusion an image token is a set by itself,
+        and such a row has values of zero.
         """
-        K = self.prompt[name].shape[0]
+        early = name not in self.prompt
+        prompt_KC = torch.zeros(1, self.width, device=self.device) if early else self.prompt[name]
+        K = prompt_KC.shape[0]
 
         def project() -> tuple[Tensor, Tensor, Tensor]:
             tokens_BNC, mask_BN = images.tokens().to(self.device), images.mask_BN.to(self.device)
             B, N, C = tokens_BNC.shape
-            sets = (self.prompt[name] + tokens_BNC[:, :, None]).reshape(B * N * K, C).to(dtype)
+            sets = (prompt_KC + tokens_BNC[:, :, None]).reshape(B * N * K, C).to(dtype)
             k_BGSD, v_BGSD = (x.unflatten(1, (B, N * K)).transpose(0, 1) for x in self.layout.keys_values(module, sets))
             first_N = torch.arange(N, device=mask_BN.device) == 0
             there_BN = mask_BN | (first_N & ~mask_BN.any(-1, keepdim=True))
             mask_BS = torch.zeros(there_BN.shape, device=mask_BN.device).masked_fill(~there_BN, -torch.inf)
-            return k_BGSD.to(dtype), self._gated(name, v_BGSD, dtype), mask_BS.repeat_interleave(K, dim=1)
+            v_BHSD = self._gated(name, v_BGSD, dtype)
+            if early:
+                v_BHSD = v_BHSD * mask_BN.any(-1)[:, None, None, None].to(dtype)
+            return k_BGSD.to(dtype), v_BHSD, mask_BS.repeat_interleave(K, dim=1)
 
         k_BGSD, v_BHSD, mask_BS = images.rows(batch, *images.once(id(self), project))
         return k_BGSD, v_BHSD, mask_BS
@@ -189,22 +200,27 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         if not here:
             return None
         batch = q_BHTD.shape[0]
+        prompting = [name for name in here if name in self.prompt]
         seeing = [name for name in here if name in self.images]
-        if seeing and not self._factors(module, softcap):  # the sets differ from row to row: adapter by adapter
-            own = {name: torch.tensor([n == name for n in rows.names(batch)], device=q_BHTD.device) for name in here}
-            parts = [
-                self._adapter_contribution(name, module, q_BHTD, scaling, softcap).masked_fill(
-                    ~own[name][:, None, None, None], 0.0
-                )
-                for name in here
-            ]
-            return torch.stack(parts).sum(0)
-        prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in here}
-        k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, prompts)
-        extra_BTHD = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
-        for name in seeing:  # rows of other adapters have none of its images
-            extra_BTHD = extra_BTHD + self._seen(name, module, self.images[name], q_BHTD, scaling)
-        return extra_BTHD
+        total: Tensor | None = None
+        if seeing and prompting and not self._factors(module, softcap):  # sets differ from row to row: one by one
+            for name in prompting:
+                own_B = torch.tensor([n == name for n in rows.names(batch)], device=q_BHTD.device)
+                extra_BTHD = self._adapter_contribution(name, module, q_BHTD, scaling, softcap)
+                assert extra_BTHD is not None
+                total = _plus(total, extra_BTHD.masked_fill(~own_B[:, None, None, None], 0.0))
+        elif prompting:
+            prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in prompting}
+            k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, prompts)
+            total = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
+            for name in [
+                name for name in prompting if name in seeing
+            ]:  # rows of other adapters have none of its images
+                total = _plus(total, self._seen(name, module, self.images[name], q_BHTD, scaling))
+        for name in seeing:
+            if name not in self.prompt:
+                total = _plus(total, self._adapter_contribution(name, module, q_BHTD, scaling, softcap))
+        return total
 
     def attend(
         self,
@@ -261,3 +277,7 @@ CANNOT_MERGE = (
     "keys and values are computed once, and `adapter_names` serves many adapters in one batch. `unload()` gives the "
     "plain base back."
 )
+
+
+def _plus(total: Tensor | None, extra: Tensor | None) -> Tensor | None:
+    return extra if total is None else total if extra is None else total + extra

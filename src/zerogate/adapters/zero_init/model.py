@@ -34,6 +34,7 @@ class ZeroInitModel(RowTuner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._targets: dict[str, Block] = {}
+        self._early: set[str] = set()  # those of the targets that have no prompts, only images
         self._thin_seams: list[Any] = []  # each takes a thin seam off again
         self._hooks: list[SeamCheck | Cut] = []
         super().__init__(*args, **kwargs)
@@ -44,7 +45,9 @@ class ZeroInitModel(RowTuner):
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Finds and checks the attention modules before anything is changed."""
         _check_images(peft_config)
-        blocks = choose_blocks(model, peft_config)
+        blocks, early = choose_blocks(model, peft_config)
+        self._early = {block.name for block in early}
+        blocks = [*early, *blocks]
         self._targets = {block.name: block for block in blocks}
         for block in blocks:
             module = model.get_submodule(block.name)
@@ -88,7 +91,7 @@ class ZeroInitModel(RowTuner):
             )
         tensors = [t for module in block.layout.projections(target) for t in (*module.parameters(), *module.buffers())]
         device = tensors[0].device  # of a buffer, where a quantised projection has nothing else
-        layer.update_layer(adapter_name, peft_config, device)
+        layer.update_layer(adapter_name, peft_config, device, prompts=current_key not in self._early)
         if peft_config.image_layers is not None and not self._projectors([adapter_name]):
             layer.add_projector(adapter_name, peft_config)  # the lowest layer comes first
 
@@ -110,7 +113,12 @@ class ZeroInitModel(RowTuner):
             projectors = self._projectors(rows.adapters if rows is not None else self.active_adapters)
             images = images_of(features, mask, names, projectors)
         for layer in layers:
-            layer.images = images
+            # With early fusion images and prompts never meet in one layer.
+            layer.images = {
+                name: shown
+                for name, shown in images.items()
+                if self.peft_config[name].image_early is None or name not in layer.prompt
+            }
 
     def forward(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """As the base's forward, with images.
@@ -185,12 +193,13 @@ def _check_images(config: ZeroInitConfig) -> None:
         )
 
 
-def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:
-    """The attention modules that `config` means: the topmost L of each stack, or those it names.
+def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> tuple[list[Block], list[Block]]:
+    """The attention modules that `config` means: the topmost L of each stack, or those it names; and those where
+    images enter by early fusion, the lowest of each stack.
 
     Raises:
-        ValueError: None is known, several stacks and no choice, L > N, an index out of range, or names that match
-        nothing.
+        ValueError: None is known, several stacks and no choice, L > N, an index out of range, names that match
+        nothing, or early fusion where prompts lie.
     """
     known = find_blocks(model)
     if not known:
@@ -213,7 +222,14 @@ def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> list[Block]:
             f"{type(model).__name__} has several stacks of attention: {listing}. Say which to adapt, for example "
             f"target_modules={example!r}; '.*' adapts all, each in its topmost num_layers."
         )
-    return [block for members in stacks.values() for block in _choose_layers(members, config)]
+    chosen = [block for members in stacks.values() for block in _choose_layers(members, config)]
+    early = [block for members in stacks.values() for block in members[: config.image_early or 0]]
+    if both := {block.name for block in chosen} & {block.name for block in early}:
+        raise ValueError(
+            f"image_early={config.image_early} and the prompts meet in {len(both)} layers, such as {min(both)}; early "
+            f"fusion keeps them apart. Lower num_layers: at most {len(known) - (config.image_early or 0)} here."
+        )
+    return chosen, early
 
 
 def _names_only(config: ZeroInitConfig) -> Any:
