@@ -28,4 +28,6 @@ class GatedPrefixConfig(ZeroInitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_layers is not None or self.image_encoder is not None:
+            raise ValueError("Prefixes take no images: a prefix is no prompt that an image token could be added to.")
         self.peft_type: Any = PEFT_TYPE
