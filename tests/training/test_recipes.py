@@ -56,6 +56,9 @@ def test_mistakes_are_named(
 def test_zero_init_has_a_rate_of_its_own(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     given = settings(train__learning_rate=None)
     assert load_recipe(write(tmp_path, given)).train.effective_learning_rate == METHODS["zero_init"].learning_rate
+    norms = settings(train__learning_rate=None, adapter={"method": "zero_init", "modules_to_save": ["norm"]})
+    with pytest.raises(UserError, match="give learning_rate or base_learning_rate"):
+        load_recipe(write(tmp_path, norms))
     papers = settings(train__learning_rate=None, train__base_learning_rate=9e-3, train__batch_size=64)
     assert load_recipe(write(tmp_path, papers)).train.effective_learning_rate == pytest.approx(2.25e-3)
 

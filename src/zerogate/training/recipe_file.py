@@ -71,12 +71,17 @@ def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
 
 
 def _with_rate(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the method's own learning rate, where they give none and the method has one."""
+    """The settings with the method's own learning rate, where they give none and the method has one.
+
+    It is no rate for whole modules trained beside the adapter: a task's head, norms.
+    """
     train, adapter = settings.get("train"), settings.get("adapter")
     if not isinstance(train, dict) or not isinstance(adapter, dict):
         return settings  # the schema says what is wrong
     method = METHODS.get(str(adapter.get("method")))
     if method is None or method.learning_rate is None:
+        return settings
+    if settings.get("task") not in (None, "causal_lm") or adapter.get("modules_to_save"):
         return settings
     if any(train.get(key) is not None for key in ("learning_rate", "base_learning_rate")):
         return settings
