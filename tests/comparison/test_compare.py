@@ -128,6 +128,21 @@ def test_a_result_of_other_settings_is_refused(done: Path) -> None:
     compare(load_comparison(done), only=["LoRA, r=2"], console=QUIET)
 
 
+def test_a_result_under_other_defaults_of_the_libraries_is_refused(done: Path) -> None:
+    cell = done.parent / "out" / "cells" / "LoRA-r=2-seed0" / "cell.json"
+    kept = cell.read_text()
+    spec = json.loads(kept)
+    assert spec["adapter"]["r"] == 2 and spec["adapter"]["target_modules"] == ["q_proj", "v_proj"]
+    spec["adapter"] |= {"lora_dropout": 0.5, "an_option_that_is_gone": 1}
+    cell.write_text(json.dumps(spec))
+    with pytest.raises(UserError, match=r"than the recipe has now \(adapter.lora_dropout: 0.5 -> 0.0\); delete"):
+        compare(load_comparison(done), only=["LoRA, r=2"], console=QUIET)
+    del spec["adapter"]  # as before it was kept
+    cell.write_text(json.dumps(spec))
+    compare(load_comparison(done), only=["LoRA, r=2"], console=QUIET)
+    cell.write_text(kept)
+
+
 def test_a_rate_that_diverges_is_a_result(tmp_path: Path, base: Path) -> None:
     methods = [{"name": "full", "adapter": {"method": "full"}, "learning_rates": [1e30]}]
     train = {"steps": 4, "batch_size": 4, "max_grad_norm": None, "log_every": 1}

@@ -109,6 +109,7 @@ def test_without_tasks_the_held_out_loss_decides(tmp_path: Path) -> None:
     finals = [result("A", 0, None, held_out_loss=1.5), result("B", 0, None, held_out_loss=1.25)]
     made = write_report(comparison(tmp_path, tasks=[]), finals, [])
     assert made.advice["pocket"].startswith("Use B, because") and "1.2500" in made.advice["pocket"]
+    assert write_report(comparison(tmp_path, tasks=[], advice=False), finals, []).advice == {}
 
 
 def test_no_advice_from_one_method_or_from_failures(tmp_path: Path) -> None:

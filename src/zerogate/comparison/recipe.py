@@ -49,6 +49,7 @@ class Comparison(Section):
         sweep: how rates are chosen.
         tasks: what is asked at the end; the first is what the recommendation goes by.
         base_alone: also ask the base without any adapter.
+        advice: end the report with the line that says what to use; not where runs are too short to tell.
         output: the folder.
     """
 
@@ -63,6 +64,7 @@ class Comparison(Section):
     sweep: SweepSection = SweepSection()
     tasks: tuple[TaskSection, ...] = ()
     base_alone: bool = True
+    advice: bool = True
     output: str
 
     @model_validator(mode="after")

@@ -66,7 +66,8 @@ def write_report(comparison: Comparison, finals: list[Result], sweeps: list[Resu
                 rows.setdefault(base.name, []).append(make_row(runs, swept))
     # A task with labels has its own figures, which its results name.
     tasks = [task.label for task in comparison.tasks] or figure_names(row for group in rows.values() for row in group)
-    advice = {base: line for base, found in rows.items() if (line := recommend(found, tasks)) is not None}
+    lines = {base: recommend(found, tasks) for base, found in rows.items()} if comparison.advice else {}
+    advice = {base: line for base, line in lines.items() if line is not None}
     report = Report(rows, advice, folder)
     write_text(folder / "results.json", json.dumps(_as_json(report), indent=1) + "\n")
     write_text(folder / "table.md", markdown(comparison.title, report.every_row, report.advice_lines))

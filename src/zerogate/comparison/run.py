@@ -13,38 +13,38 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from peft import PeftModel
 from rich.console import Console
 
 from zerogate.comparison.cell import Result
 from zerogate.comparison.datasets import join
+from zerogate.comparison.kept import cell_spec, read_result, refuse_others
 from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import (
     Cell,
     Comparison,
     base_cell,
-    cell_data,
     cell_recipe,
     each_dataset,
     final_cells,
     sweep_cells,
 )
 from zerogate.comparison.report import Report, write_report
-from zerogate.comparison.sections import MethodEntry, TaskSection
-from zerogate.data.jsonl import changed_settings
-from zerogate.data.section import DataSection
+from zerogate.comparison.sections import MethodEntry
 from zerogate.errors import UserError
 from zerogate.training.attach import attach
 from zerogate.training.checkpoints import write_text
 from zerogate.training.methods import build_config
 from zerogate.training.problems import find_problem
 from zerogate.training.recipe import BaseSection
-from zerogate.training.recipe_file import dump_recipe, parse_recipe, validate
+from zerogate.training.recipe_file import dump_recipe
 from zerogate.training.run_folder import versions
+
+_PASSING = {"base_model_name_or_path", "revision", "peft_version", "auto_mapping", "inference_mode"}
+"""What an adapter's config says of where and when it was made, not of what it is."""
 
 
 def compare(comparison: Comparison, *, only: list[str] | None = None, console: Console | None = None) -> Report:
@@ -70,19 +70,21 @@ def compare(comparison: Comparison, *, only: list[str] | None = None, console: C
         return join(comparison, reports)
     if not comparison.labelled:
         check_tasks(comparison)
-    for base in comparison.bases:
-        for method in methods:
-            check_fits(comparison, base, method)
+    adapters = {(b.name, m.name): check_fits(comparison, b, m) for b in comparison.bases for m in methods}
+
+    def finish(cell: Cell) -> Result:
+        return _finish(comparison, cell, adapters.get((cell.base, cell.method)), console)
+
     folder = Path(comparison.output)
     write_text(folder / "comparison.yaml", dump_recipe(comparison))
     write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     for base in comparison.bases:
         if comparison.base_alone and comparison.tasks:
-            _finish(comparison, base_cell(comparison, base), console)
+            finish(base_cell(comparison, base))
         for method in methods:
-            chosen = best_rate([_finish(comparison, cell, console) for cell in sweep_cells(comparison, base, method)])
+            chosen = best_rate([finish(cell) for cell in sweep_cells(comparison, base, method)])
             for cell in final_cells(comparison, base, method, chosen):
-                _finish(comparison, cell, console)
+                finish(cell)
     return report(comparison)
 
 
@@ -135,14 +137,12 @@ def _known(loss: float | None, result: Result) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
-def read_result(cell: Cell) -> Result | None:
-    """The result of a finished cell, or None."""
-    file = cell.folder / "result.json"
-    return Result(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-
-
-def check_fits(comparison: Comparison, base: BaseSection, method: MethodEntry) -> None:
+def check_fits(comparison: Comparison, base: BaseSection, method: MethodEntry) -> dict[str, Any] | None:
     """Put the method on a base of the same shape without content.
+
+    Returns:
+        The adapter's settings, with every default that the recipe leaves to the libraries; None where every weight
+        is trained.
 
     Raises:
         UserError: it does not fit, with what to do about it.
@@ -151,9 +151,14 @@ def check_fits(comparison: Comparison, base: BaseSection, method: MethodEntry) -
     config = build_config(method.adapter, problem.peft_task)
     model = problem.empty_base()
     try:
-        attach(model, config, 0, base.name, problem.heads(model))
+        adapted = attach(model, config, 0, base.name, problem.heads(model))
     except UserError as error:
         raise UserError(f"method {method.name!r}: {error}") from error
+    if not isinstance(adapted, PeftModel):
+        return None
+    settings = adapted.peft_config["default"].to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    return json.loads(json.dumps({key: value for key, value in plain.items() if key not in _PASSING}, default=str))
 
 
 def _chosen(comparison: Comparison, only: list[str] | None) -> list[MethodEntry]:
@@ -164,13 +169,12 @@ def _chosen(comparison: Comparison, only: list[str] | None) -> list[MethodEntry]
     return [method for name, method in known.items() if only is None or name in only]
 
 
-def _finish(comparison: Comparison, cell: Cell, console: Console) -> Result:
-    """The cell's result, run first if it is not there."""
-    recipe = cell_recipe(comparison, cell).model_dump(mode="json") if cell.method else None
-    spec = _spec(comparison, cell, recipe)
+def _finish(comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None, console: Console) -> Result:
+    """The cell's result, run first if it is not there. `adapter`: the method's settings, from `check_fits`."""
+    spec = cell_spec(comparison, cell, adapter)
     done = read_result(cell)
     if done is not None:
-        _same(spec, cell)
+        refuse_others(spec, cell.folder)
         return done
     rate = "" if cell.rate is None else f", learning rate {cell.rate:g}"
     what = f"{cell.method}{rate}, seed {cell.seed}" if cell.method else "no adapter"
@@ -185,20 +189,6 @@ def _finish(comparison: Comparison, cell: Cell, console: Console) -> Result:
     return result
 
 
-def _spec(comparison: Comparison, cell: Cell, recipe: dict[str, Any] | None) -> dict[str, Any]:
-    tasks = comparison.tasks if not cell.sweep else ()
-    if cell.sweep and comparison.sweep.choose_by == "accuracy":
-        tasks = comparison.tasks[:1]
-    base = next(base for base in comparison.bases if base.name == cell.base)
-    return {
-        "cell": {key: value for key, value in asdict(cell).items() if key != "folder"},
-        "recipe": recipe,
-        "base": base.model_dump(mode="json"),
-        "data": None if comparison.labelled else cell_data(comparison, cell).model_dump(mode="json"),
-        "tasks": [task.model_dump(mode="json") for task in tasks],
-    }
-
-
 def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
     file = cell.folder / "cell.json"
     write_text(file, json.dumps(spec, indent=1) + "\n")
@@ -210,30 +200,4 @@ def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
         raise UserError(
             f"the cell {cell.folder} ended with code {ended.returncode}: {reason}. Finished cells are kept; the same "
             "command goes on"
-        )
-
-
-def _same(spec: dict[str, Any], cell: Cell) -> None:
-    """Refuse a result that was made under other settings: of the recipe, the base, the data or the questions.
-
-    Settings that did not exist when it was made had their defaults.
-    """
-
-    def filled(kind: type[BaseModel], section: dict[str, Any] | None) -> dict[str, Any]:
-        return {} if section is None else validate(kind, section, str(cell.folder)).model_dump(mode="json")
-
-    def settings(spec: dict[str, Any]) -> dict[str, Any]:
-        if spec["recipe"] is not None:
-            recipe = parse_recipe(spec["recipe"], str(cell.folder)).model_dump(mode="json")
-        else:
-            recipe = {"base": filled(BaseSection, spec["base"]), "data": filled(DataSection, spec["data"])}
-        sections = {name: values for name, values in recipe.items() if isinstance(values, dict)}
-        keys = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
-        return {**keys, "tasks": [filled(TaskSection, task) for task in spec["tasks"]]}
-
-    changed = changed_settings(settings(json.loads((cell.folder / "cell.json").read_text())), settings(spec))
-    if changed:
-        raise UserError(
-            f"{cell.folder} holds a result of other settings than the recipe has now ({changed}); delete that folder "
-            "to run it again, or choose another output="
         )
