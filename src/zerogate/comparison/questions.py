@@ -39,9 +39,9 @@ def check_tasks(comparison: Comparison) -> None:
         questions = _questions(task)
         if learned is None:
             learned = [record.prompt_key for record in load_records(section)[0]]
-        texts = ["\n".join(part for part in (q.instruction, q.input) if part) for q in questions]
         allowed = [task.label] if task.allow_leak else []
-        refuse_leaks(task.label, find_near_duplicates(learned, texts), allowed, "allow_leak: true in the recipe, for")
+        asked = [question.key for question in questions]
+        refuse_leaks(task.label, find_near_duplicates(learned, asked), allowed, "allow_leak: true in the recipe, for")
 
 
 def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _questions(task: TaskSection) -> list[Question]:
     return read_questions(found, task.data, task.limit)
 
 
-def _rows(task: TaskSection, data: DataSection) -> list[dict[str, str]]:
+def _rows(task: TaskSection, data: DataSection) -> list[dict[str, Any]]:
     """The questions of an exact match: of the task's own file, or the held-out records that the data has."""
     if task.data is None and data.path in POCKET:
         return pocket_rows(data.path)[1][: task.limit]
@@ -89,6 +89,9 @@ def _rows(task: TaskSection, data: DataSection) -> list[dict[str, str]]:
     for record in records:
         if len(record.turns) != 2:
             raise UserError(f"exact_match needs single questions; record {record.row} is a conversation")
-    turns = [record.turns for record in records]
-    rows = [{"instruction": q.content, "input": q.input, "output": answer.content} for q, answer in turns]
-    return rows[: task.limit]
+    rows = []
+    for record in records[: task.limit]:
+        question, answer = record.turns
+        text = {"instruction": question.content, "input": question.input, "output": answer.content}
+        rows.append({**text, "images": record.images})
+    return rows
