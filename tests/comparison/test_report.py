@@ -127,12 +127,12 @@ def test_the_best_rate_is_the_lower_of_equals_and_never_a_failure() -> None:
         result("A", 0, 0.7, rate=0.1),
         result("A", 0, None, rate=1.0, failed="nan"),
     ]
-    assert best_rate(swept) == 0.1
+    assert best_rate(swept, TASK) == 0.1
     by_loss = [result("A", 0, None, rate=r, held_out_loss=loss) for r, loss in ((1, 2.0), (2, 1.0), (3, math.inf))]
     assert best_rate(by_loss) == 2
     assert best_rate([]) is None
     with pytest.raises(UserError, match="no learning rate of the sweep gave a finite loss"):
-        best_rate(swept[3:])
+        best_rate(swept[3:], TASK)
     with pytest.raises(UserError, match=r"set data\.held_out"):
         best_rate([result("A", 0, None, rate=1)])
 

@@ -3,6 +3,7 @@
 from .affine import AffineConfig
 from .bitfit import BitFitConfig
 from .bottleneck import BottleneckConfig
+from .context import ContextConfig
 from .gated_prefix import GatedPrefixConfig
 from .layouts import Layout, register_layout
 from .side import SideConfig
@@ -13,6 +14,7 @@ __all__ = [
     "AffineConfig",
     "BitFitConfig",
     "BottleneckConfig",
+    "ContextConfig",
     "GatedPrefixConfig",
     "Layout",
     "SideConfig",

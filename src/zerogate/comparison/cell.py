@@ -87,10 +87,13 @@ def run_cell(spec: dict[str, Any], folder: Path, console: Console) -> Result:
         folder: of the cell; a run that is there is gone on with.
         console: where training reports.
     """
-    result = Result(**spec["cell"], recipe=spec["recipe"])
+    result = Result(**spec["cell"])
+    result.recipe = spec["recipe"] if result.method else None
     base = validate(BaseSection, spec["base"], "base")
     adapter: Path | None = None
-    if spec["recipe"] is not None:
+    if spec["recipe"] is not None and not result.method:
+        _measure_base(parse_recipe(spec["recipe"]), result)
+    elif spec["recipe"] is not None:
         recipe = parse_recipe(spec["recipe"])
         base = recipe.base
         try:
@@ -130,9 +133,24 @@ def _train(recipe: Recipe, result: Result, console: Console) -> None:
 
 def _measure(recipe: LabelledRecipe, saved: Path, result: Result) -> None:
     """The task's figures on the held-out records, of what was saved on a freshly loaded base."""
+    problem = _labelled(recipe)
+    model, processor = load_trained(saved, recipe.base.name, device=recipe.base.device, dtype=recipe.base.dtype)
+    _record(problem, recipe, model, processor, result)
+
+
+def _measure_base(recipe: Recipe, result: Result) -> None:
+    """The same figures of the base alone."""
+    problem = _labelled(recipe)
+    result.held_out_loss = _record(problem, recipe, *problem.load_base(False, recipe.base.device), result)["eval_loss"]
+
+
+def _labelled(recipe: Recipe) -> LabelledProblem:
     problem = find_problem(recipe)
     assert isinstance(problem, LabelledProblem)
-    model, processor = load_trained(saved, recipe.base.name, device=recipe.base.device, dtype=recipe.base.dtype)
+    return problem
+
+
+def _record(problem: LabelledProblem, recipe: Recipe, model: Any, processor: Any, result: Result) -> dict[str, float]:
     held_out = problem.load_data(processor).held_out
     if held_out is None:
         raise UserError("a comparison needs held-out records to measure on (data.held_out)")
@@ -140,6 +158,7 @@ def _measure(recipe: LabelledRecipe, saved: Path, result: Result) -> None:
     for name in problem.shown:
         result.accuracy[name] = figures[f"eval_{name}"]
         result.details[name] = {**figures, "accuracy": figures[f"eval_{name}"], "n": len(held_out.records)}
+    return figures
 
 
 def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:

@@ -33,7 +33,7 @@ def cell_spec(comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None
     base = next(base for base in comparison.bases if base.name == cell.base)
     return {
         "cell": {key: value for key, value in asdict(cell).items() if key != "folder"},
-        "recipe": cell_recipe(comparison, cell).model_dump(mode="json") if cell.method else None,
+        "recipe": cell_recipe(comparison, cell).model_dump(mode="json") if cell.method or comparison.labelled else None,
         "adapter": adapter,
         "base": base.model_dump(mode="json"),
         "data": None if comparison.labelled else cell_data(comparison, cell).model_dump(mode="json"),

@@ -184,17 +184,18 @@ def base_cell(comparison: Comparison, base: BaseSection) -> Cell:
 
 
 def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:
-    """The training recipe of a cell.
+    """The training recipe of a cell; of the base alone the first method's, for what it says of base and data.
 
     Raises:
         UserError: the sections do not make a valid recipe.
     """
-    method = next(method for method in comparison.methods if method.name == cell.method)
+    method = next((method for method in comparison.methods if method.name == cell.method), comparison.methods[0])
     base = next(base for base in comparison.bases if base.name == cell.base)
     train = {**comparison.train, **method.train, "seed": cell.seed}
     data = {**comparison.data, **method.data}
-    if cell.rate is not None:
-        train = {k: v for k, v in train.items() if k != "base_learning_rate"} | {"learning_rate": cell.rate}
+    rate = cell.rate if cell.method else (method.learning_rates or (None,))[0]
+    if rate is not None:
+        train = {k: v for k, v in train.items() if k != "base_learning_rate"} | {"learning_rate": rate}
     if cell.sweep:
         data |= comparison.sweep.data or {"split_seed": data.get("split_seed", 0) + 1}
         if comparison.sweep.steps is not None:

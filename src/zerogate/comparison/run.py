@@ -79,10 +79,11 @@ def compare(comparison: Comparison, *, only: list[str] | None = None, console: C
     write_text(folder / "comparison.yaml", dump_recipe(comparison))
     write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     for base in comparison.bases:
-        if comparison.base_alone and comparison.tasks:
+        if comparison.base_alone and (comparison.tasks or whole_alone(comparison, base)):
             finish(base_cell(comparison, base))
         for method in methods:
-            chosen = best_rate([finish(cell) for cell in sweep_cells(comparison, base, method)])
+            swept = [finish(cell) for cell in sweep_cells(comparison, base, method)]
+            chosen = best_rate(swept, sweep_figure(comparison))
             for cell in final_cells(comparison, base, method, chosen):
                 finish(cell)
     return report(comparison)
@@ -103,15 +104,27 @@ def report(comparison: Comparison) -> Report:
         for method in comparison.methods:
             swept = [r for cell in sweep_cells(comparison, base, method) if (r := read_result(cell))]
             sweeps += swept
-            cells = final_cells(comparison, base, method, best_rate(swept))
+            cells = final_cells(comparison, base, method, best_rate(swept, sweep_figure(comparison)))
             finals += [r for cell in cells if (r := read_result(cell))]
     if not finals:
         raise UserError(f"{comparison.output} holds no finished cell of this comparison")
     return write_report(comparison, finals, sweeps)
 
 
-def best_rate(swept: list[Result]) -> float | None:
+def sweep_figure(comparison: Comparison) -> str | None:
+    """The accuracy that chooses among a sweep's runs, or None for the held-out loss: what a run calls its best by."""
+    if comparison.labelled:
+        cell = base_cell(comparison, comparison.bases[0])
+        return find_problem(cell_recipe(comparison, cell)).merit.key.removeprefix("eval_")
+    return comparison.tasks[0].label if comparison.sweep.choose_by == "accuracy" else None
+
+
+def best_rate(swept: list[Result], figure: str | None = None) -> float | None:
     """The learning rate of the best short run; the lower one of equals. None where nothing was swept.
+
+    Args:
+        swept: the runs.
+        figure: the accuracy to go by; None: the held-out loss.
 
     Raises:
         UserError: no rate gave a finite loss.
@@ -124,8 +137,8 @@ def best_rate(swept: list[Result]) -> float | None:
 
     def merit(result: Result) -> tuple[float, float]:
         assert result.rate is not None
-        if result.accuracy:
-            return next(iter(result.accuracy.values())), -result.rate
+        if figure is not None:
+            return result.accuracy[figure], -result.rate
         return -_known(result.held_out_loss, result), -result.rate
 
     return max(worked, key=merit).rate
@@ -135,6 +148,14 @@ def _known(loss: float | None, result: Result) -> float:
     if loss is None:
         raise UserError(f"{result.method}: the sweep has no held-out loss to choose by; set data.held_out")
     return loss if math.isfinite(loss) else math.inf
+
+
+def whole_alone(comparison: Comparison, base: BaseSection) -> bool:
+    """Whether a task with labels can be asked of the base without an adapter: it has no fresh head."""
+    if not comparison.labelled:
+        return False
+    problem = find_problem(cell_recipe(comparison, base_cell(comparison, base)))
+    return not problem.heads(problem.empty_base())
 
 
 def check_fits(comparison: Comparison, base: BaseSection, method: MethodEntry) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel, set_seed
 
 from zerogate.errors import UserError
+from zerogate.training.context import fit_context
 from zerogate.training.images import fit_images
 from zerogate.training.methods import fit_config, linears_of
 
@@ -35,6 +36,7 @@ def attach(
     _check_task(config, model, heads)
     fit_config(config, model)
     fit_images(config)
+    fit_context(config, base_name)
     if heads and not config.is_prompt_learning:  # PEFT does it by itself for prompts, whose configs cannot say it
         config.modules_to_save = [*(config.modules_to_save or []), *heads]
     try:

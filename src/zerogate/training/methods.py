@@ -102,6 +102,22 @@ METHODS: dict[str, Method] = {
     ),
     "vpt": Method("visual prompt tuning: learned tokens beside a picture's patches", _ours("VPTConfig")),
     "side": Method("side-tuning: a small network that sees the picture too", _ours("SideConfig")),
+    "coop": Method(
+        "CoOp: the words before a class's name, learned",
+        _ours("ContextConfig"),
+        fixed={"depth": 1, "coupled": False, "conditional": False},
+    ),
+    "cocoop": Method(
+        "CoCoOp: the words before a class's name, learned, and changed by the picture",
+        _ours("ContextConfig"),
+        fixed={"depth": 1, "coupled": False, "conditional": True},
+    ),
+    "maple": Method(
+        "MaPLe: context in the layers of CLIP's text encoder, and mapped into those of its vision encoder",
+        _ours("ContextConfig"),
+        {"depth": 9},
+        fixed={"coupled": True, "conditional": False},
+    ),
     # PEFT's own name for a LoRA that goes nowhere: what is left are the modules that are trained whole.
     "linear": Method(
         "linear probing: the task's head alone",
@@ -114,6 +130,8 @@ METHODS: dict[str, Method] = {
 
 # Set by the run or by the base, not by a recipe.
 _RESERVED = {
+    "context_ids",
+    "context_start",
     "task_type",
     "peft_type",
     "auto_mapping",
@@ -212,7 +230,11 @@ def starts_as_base(config: PeftConfig) -> bool:
     """Whether an untrained adapter of this config leaves the base's outputs as they are."""
     settings = vars(config)
     return not (
-        config.is_prompt_learning or settings.get("attention") == "vanilla" or settings.get("init_weights") == "bert"
+        config.is_prompt_learning
+        or settings.get("attention") == "vanilla"
+        or settings.get("init_weights") == "bert"
+        or settings.get("conditional")
+        or settings.get("coupled")
     )
 
 

@@ -13,14 +13,17 @@ from zerogate.training.recipe import Recipe
 
 def find_problem(recipe: Recipe) -> Problem:
     """The task that a recipe is about."""
+    from zerogate.training.problems.base_to_novel import BaseToNovel
     from zerogate.training.problems.causal_lm import CausalLM
     from zerogate.training.problems.image_classification import ImageClassification
     from zerogate.training.problems.question_answering import QuestionAnswering
-    from zerogate.training.problems.sections import ImageRecipe, QuestionRecipe, TaggedRecipe
+    from zerogate.training.problems.sections import BaseToNovelRecipe, ImageRecipe, QuestionRecipe, TaggedRecipe
     from zerogate.training.problems.token_classification import TokenClassification
 
     if isinstance(recipe, ImageRecipe):
         return ImageClassification(recipe)
+    if isinstance(recipe, BaseToNovelRecipe):
+        return BaseToNovel(recipe)
     if isinstance(recipe, QuestionRecipe):
         return QuestionAnswering(recipe)
     if isinstance(recipe, TaggedRecipe):

@@ -16,7 +16,9 @@ from zerogate.errors import UserError
 from zerogate.training.recipe import BaseSection
 
 
-def load_model(auto_class: str, base: BaseSection, labels: list[str] | None, device: str | None) -> PreTrainedModel:
+def load_model(
+    auto_class: str, base: BaseSection, labels: list[str] | None, device: str | None, fresh_head: bool = True
+) -> PreTrainedModel:
     """Load a backbone with a fresh head, frozen and in eval mode. The head takes torch's random state as it is.
 
     Args:
@@ -24,6 +26,7 @@ def load_model(auto_class: str, base: BaseSection, labels: list[str] | None, dev
         base: the recipe's section.
         labels: the classes; None leaves the head's size to the class.
         device: such as `cpu` or `cuda:0`; None: the first GPU, else the CPU.
+        fresh_head: False for a model that is whole as it is.
 
     Raises:
         UserError: the base cannot be read, lacks weights of its backbone, or has no such class.
@@ -52,7 +55,7 @@ def load_model(auto_class: str, base: BaseSection, labels: list[str] | None, dev
     finally:
         loading_log.disabled = False
         transformers_logging.enable_progress_bar()
-    heads = tuple(find_heads(model))
+    heads = tuple(find_heads(model)) if fresh_head else ()
     fresh = {
         str(key[0] if isinstance(key, tuple) else key) for key in [*info["missing_keys"], *info["mismatched_keys"]]
     }

@@ -52,7 +52,7 @@ class ImageClassification(LabelledProblem):
             UserError: files that cannot be read, or classes that training does not have.
         """
         section: ImageSection = self.recipe.data  # type: ignore[assignment]
-        train, held_out = read_parts(section, partial(_read, section))
+        train, held_out = read_parts(section, partial(read_labelled, section))
         known = {picture.label for picture in train}
         if strange := next((picture for picture in held_out if picture.label not in known), None):
             raise UserError(f"held out is {strange.name} of the class {strange.label!r}, which training does not have")
@@ -102,7 +102,12 @@ class ImageClassification(LabelledProblem):
         return {"accuracy": right / len(predictions)}
 
 
-def _read(section: ImageSection, path: str, split: str | None) -> list[Picture]:
+def read_labelled(section: ImageSection, path: str, split: str | None) -> list[Picture]:
+    """Pictures with their classes, as the section says.
+
+    Raises:
+        UserError: files that cannot be read.
+    """
     if section.labels == "folder":
         return read_pictures(path, split)
     return read_structured(section.labels, path, split)

@@ -67,8 +67,8 @@ class LabelledProblem:
     pipeline: str
     merit: Merit
     auto_class: str  # transformers' class, such as AutoModelForTokenClassification
-    figures: tuple[str, ...]  # what `score` gives; the first is `merit`'s
-    shown: tuple[str, ...]  # those of them that tables show
+    figures: tuple[str, ...]  # what `score` gives; `merit` is one of them
+    shown: tuple[str, ...]  # those of them that tables show; a comparison's advice goes by the first
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

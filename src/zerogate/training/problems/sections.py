@@ -46,6 +46,18 @@ class ImageSection(LabelledSection):
     labels: Literal["folder"] | StructuredName = "folder"
 
 
+class ClassNamesSection(ImageSection):
+    """Pictures, for a model that reads the names of their classes.
+
+    Attributes:
+        shots: pictures of each base class to learn from, a random choice that stays the same.
+        template: the text of a class, `{}` its name.
+    """
+
+    shots: Annotated[int, Field(ge=1)] = 16
+    template: str = "a photo of a {}."
+
+
 class QuestionSection(LabelledSection):
     """Questions about a passage, in SQuAD's layout (1.1 and 2.0) or as records with its columns.
 
@@ -87,6 +99,13 @@ class ImageRecipe(LabelledRecipe):
     data: ImageSection  # type: ignore[assignment]
 
 
+class BaseToNovelRecipe(LabelledRecipe):
+    """Does what is learned of half of the classes help with the other half, known by name alone?"""
+
+    task: Literal["base_to_novel"]
+    data: ClassNamesSection  # type: ignore[assignment]
+
+
 class QuestionRecipe(LabelledRecipe):
     """Which words of the passage answer the question?"""
 
@@ -104,6 +123,7 @@ class TaggedRecipe(LabelledRecipe):
 TASKS: dict[str, type[Recipe]] = {
     "causal_lm": Recipe,
     "image_classification": ImageRecipe,
+    "base_to_novel": BaseToNovelRecipe,
     "question_answering": QuestionRecipe,
     "token_classification": TaggedRecipe,
 }

@@ -15,6 +15,7 @@ import transformers
 from zerogate.bases.adapted import attach, read_adapter
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_fast_tokenizer, load_image_processor, load_model
+from zerogate.training.problems.base_to_novel import CLASSES_FILE, BaseToNovel
 from zerogate.training.problems.image_classification import ImageClassification
 from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.token_classification import TokenClassification
@@ -43,7 +44,7 @@ def load_trained(
     if whole is not None:
         return _load_whole(whole, device)
     adapter = read_adapter(folder)
-    task = _TASKS.get(adapter.config.get("task_type"))
+    task: Any = _reads_names(adapter.folder) or _TASKS.get(adapter.config.get("task_type"))
     if task is None:
         raise UserError(f"{folder} is a language model's adapter; zerogate.bases.load_adapted loads it")
     name = base or adapter.base
@@ -51,9 +52,14 @@ def load_trained(
         raise UserError(f"{folder} does not record which base it was made for; name it")
     labels_file = adapter.folder / "labels.json"
     labels = json.loads(labels_file.read_text(encoding="utf-8")) if labels_file.is_file() else None
-    model = load_model(task.auto_class, BaseSection(name=name, dtype=dtype), labels, device)
+    section = BaseSection(name=name, dtype=dtype)
+    model = load_model(task.auto_class, section, labels, device, fresh_head=task is not BaseToNovel)
     adapted = attach(model, {"trained": adapter}, name)
     return adapted, _processor(task, name)
+
+
+def _reads_names(folder: Path) -> type[BaseToNovel] | None:
+    return BaseToNovel if (folder / CLASSES_FILE).is_file() else None
 
 
 def _is_whole(folder: Path) -> bool:
@@ -62,7 +68,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _load_whole(folder: Path, device: str | None) -> tuple[Any, Any]:
     made_by = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    task = next((t for t in _TASKS.values() if made_by[0].endswith(t.auto_class.removeprefix("AutoModel"))), None)
+    ends = {task.auto_class.removeprefix("AutoModel"): task for task in _TASKS.values()}
+    task: Any = _reads_names(folder) or next((t for end, t in ends.items() if made_by[0].endswith(end)), None)
     if task is None:
         raise UserError(f"{folder} holds a {made_by[0] or 'model'}, which has no head for labels")
     model = getattr(transformers, task.auto_class).from_pretrained(folder, use_safetensors=True)
@@ -71,4 +78,4 @@ def _load_whole(folder: Path, device: str | None) -> tuple[Any, Any]:
 
 
 def _processor(task: Any, name: str) -> Any:
-    return load_image_processor(name) if task is ImageClassification else load_fast_tokenizer(name)
+    return load_image_processor(name) if task in (ImageClassification, BaseToNovel) else load_fast_tokenizer(name)
