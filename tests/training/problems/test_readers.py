@@ -57,6 +57,10 @@ def test_colours_and_places_of_easy_vqa(shared_data: Shared) -> None:
     assert len(colours) == 1000 and len({p.label for p in colours}) == 8
     blue = decode(next(p for p in colours if p.label == "blue")).getcolors(64 * 64)
     assert blue is not None and max(blue, key=lambda c: c[1][2] - c[1][0])[1] == (0, 0, 255)  # type: ignore[index]
+    shapes = read_structured("easy_vqa_shape", file, "train")
+    assert len(shapes) == 1000 and len({p.label for p in shapes}) == 24
+    triangle = decode(next(p for p in shapes if p.label == "red triangle")).getcolors(64 * 64)
+    assert triangle is not None and (255, 0, 0) in [colour for _, colour in triangle]
     places = read_structured("easy_vqa_position", file, "test")
     assert len(places) == 1000 and len({p.label for p in places}) == 9
     assert places == read_structured("easy_vqa_position", file, "test")

@@ -2,6 +2,7 @@
 
     nlvr_count         NLVR: how many objects are in a box (100 x 100), 1 to 8
     easy_vqa_colour    easy-VQA: the colour of the one shape, 8
+    easy_vqa_shape     easy-VQA: the shape and its colour, such as "red triangle", 24
     easy_vqa_position  easy-VQA: in which ninth of the picture its centre lies, 9
 
 A task has two parts, `train` and `test`, of 1,000 pictures each: the first and second thousand of a shuffle that is
@@ -25,9 +26,10 @@ from PIL import Image, ImageChops
 from zerogate.errors import UserError
 from zerogate.training.problems.image_files import Picture
 
-StructuredName = Literal["nlvr_count", "easy_vqa_colour", "easy_vqa_position"]
+StructuredName = Literal["nlvr_count", "easy_vqa_colour", "easy_vqa_shape", "easy_vqa_position"]
 PART = 1000
 Group = Callable[[], list[Picture]]  # pictures that stay in one part, made when they are asked for
+_COLOURS = {"red", "green", "blue", "yellow", "black", "brown", "gray", "teal"}
 _LEFT_EDGES = (0, 150, 300)  # of NLVR's three boxes in its picture of 400 x 100
 
 
@@ -81,14 +83,28 @@ def _nlvr(files: dict[str, bytes]) -> list[Group]:
 def _easy_vqa(files: dict[str, bytes], name: StructuredName) -> list[Group]:
     questions = json.loads(files["train/questions.json"])
     colours = {number: answer for question, answer, number in questions if question.startswith("what color")}
+    if name == "easy_vqa_shape":
+        colours = _whole_answers(questions)
 
     def shape(number: int) -> list[Picture]:
         file = f"train/images/{number}.png"
         data = files[file]
-        label = colours[number] if name == "easy_vqa_colour" else ninth(Image.open(io.BytesIO(data)).convert("RGB"))
+        place = name == "easy_vqa_position"
+        label = ninth(Image.open(io.BytesIO(data)).convert("RGB")) if place else colours[number]
         return [Picture(file, label, data)]
 
     return [partial(shape, number) for number in sorted(colours)]
+
+
+def _whole_answers(questions: list[tuple[str, str, int]]) -> dict[int, str]:
+    """Colour and shape of the pictures of which questions that are not answered by yes or no tell both."""
+    told: dict[int, set[str]] = {}
+    for question, answer, number in questions:
+        if answer not in ("yes", "no"):
+            told.setdefault(number, set()).update([*question.rstrip("?").split(), answer])
+    shapes = {n: [w for w in ("circle", "rectangle", "triangle") if w in words] for n, words in told.items()}
+    colours = {n: sorted(words & _COLOURS) for n, words in told.items()}
+    return {n: f"{colours[n][0]} {shapes[n][0]}" for n in told if colours[n] and shapes[n]}
 
 
 def ninth(image: Image.Image) -> str:

@@ -5,7 +5,8 @@
 can be stopped and started again at any time (same command) and ends with `runs/pocket-eye/export/`, a folder that
 transformers loads. Three pictures in five are drawn on the spot (`zerogate.vision.pictures`), so no two batches show
 the same; the rest are real files: easy-VQA, NLVR, MNIST and MedNIST. Pictures whose number is in `HELD_OUT` are never
-looked at. Captions that several pictures of a batch share count as right for all of them.
+looked at. A third of the captions open with "a picture of". Captions that several pictures of a batch share count as
+right for all of them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
 from zerogate.bases.load import base_path
 from zerogate.vision.pictures import COLOURS, SHAPES, SIZE, draw_scene
@@ -71,6 +73,14 @@ def processor() -> CLIPImageProcessor:
     return CLIPImageProcessor(
         size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True
     )
+
+
+def text_tokenizer() -> PreTrainedTokenizerBase:
+    """Pocket's tokenizer, which here closes every text with the token at which a CLIP looks."""
+    tokenizer = AutoTokenizer.from_pretrained(base_path("pocket"))
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    return tokenizer  # type: ignore[no-any-return]
 
 
 def drawn(rng: random.Random) -> Picture:
@@ -150,7 +160,11 @@ def batch(found: list[Source], size: int, rng: random.Random) -> tuple[Tensor, l
     pictures = [source.draw(rng) for source in chosen]
     pixels = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture, _ in pictures])
     normed = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
-    return normed.permute(0, 3, 1, 2), [caption for _, caption in pictures]
+    openings = rng.choices(("", "a picture of "), (2, 1), k=size)
+    captions = [
+        opening + said if said.startswith("a ") else said for opening, (_, said) in zip(openings, pictures, strict=True)
+    ]
+    return normed.permute(0, 3, 1, 2), captions
 
 
 def contrastive_loss(model: CLIPModel, pixels: Tensor, tokens: dict[str, Tensor], same_BB: Tensor) -> Tensor:
@@ -166,7 +180,7 @@ def train(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
-    tokenizer = AutoTokenizer.from_pretrained(base_path("pocket"))
+    tokenizer = text_tokenizer()
     model = CLIPModel(configuration())
     optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.05)
     step, seconds = 0, 0.0
@@ -184,7 +198,7 @@ def train(arguments: argparse.Namespace) -> None:
         for group in optimiser.param_groups:
             group["lr"] = arguments.lr * min(done / 0.03, 1.0, (1.0 - done) / 0.6)
         pixels, captions = batch(found, arguments.batch, random.Random(f"{arguments.seed} {step}"))
-        tokens = tokenizer([f"{caption}</s>" for caption in captions], padding=True, return_tensors="pt")
+        tokens = tokenizer(captions, padding=True, return_tensors="pt")
         given = {name: tokens[name] for name in ("input_ids", "attention_mask")}
         same = torch.tensor([[float(a == b) for b in captions] for a in captions])
         with torch.autocast("cpu", torch.bfloat16):
