@@ -88,7 +88,13 @@ def test_killed_between_checkpoints_in_the_second_epoch(settings: Settings, tmp_
 
 @pytest.mark.slow
 def test_killed_again_and_again_at_any_moment(settings: Settings, tmp_path: Path) -> None:
-    changes = {"train__steps": 60, "train__save_every": 3, "train__evaluate_every": 7, "train__micro_batch_size": 4}
+    changes: dict[str, Any] = {
+        "train__steps": 60,
+        "train__save_every": 3,
+        "train__evaluate_every": 7,
+        "train__micro_batch_size": 4,
+    }
+    changes |= {"train__rate_factors": {"gate": 0.5}}
     whole, killed = recipes(settings, tmp_path, **changes)
     finish(start(whole))
     run = tmp_path / "killed"

@@ -57,6 +57,8 @@ class TrainSection(Section):
         micro_batch_size: sequences per forward pass on a device; by default the whole batch's share.
         learning_rate: the rate as it is used; or give `base_learning_rate`.
         base_learning_rate: the rate for a batch of 256, as the paper states it: rate = base x batch_size / 256.
+        rate_factors: what the rate is multiplied by for parameters with such a word in their name, such as
+            `{gate: 0.3, classifier: 0.01}`; where several words fit, the last.
         warmup_epochs: passes during which the rate rises from 0; or give `warmup_steps`.
         warmup_steps: steps during which it rises.
         schedule: what follows the warm-up: half a cosine to 0, a line to 0, or no change.
@@ -78,6 +80,7 @@ class TrainSection(Section):
     micro_batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat | None = None
     base_learning_rate: PositiveFloat | None = None
+    rate_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -202,6 +202,7 @@ def _run(
         processor,
         run_folder=folder,
         keep_checkpoints=recipe.train.keep_checkpoints,
+        rate_factors=recipe.train.rate_factors,
         model=model,
         # An untrained adapter's loss is the base's; an untrained head's figures mean nothing.
         args=sft_config(recipe, plan, model, autocast, first=checkpoint is None and not labelled),

@@ -19,6 +19,7 @@ from zerogate.data.batching import epoch_order
 from zerogate.errors import UserError
 from zerogate.training import checkpoints
 from zerogate.training.gates import gate_metrics
+from zerogate.training.rates import scale_rates
 
 _WEIGHTS = "trained.safetensors"
 
@@ -48,14 +49,24 @@ class RunTrainer(Trainer):
         sampler: the order of the training data.
         run_folder: where `checkpoints/` goes.
         keep_checkpoints: how many to keep.
+        rate_factors: as in a recipe.
         kwargs: as for `Trainer`; batches carry `rows`, the numbers of their records.
     """
 
     # Divided by the items of the whole step, in compute_loss.
     loss_is_scaled_for_ga: bool | None = True  # type: ignore[assignment]
 
-    def __init__(self, *, sampler: EpochSampler, run_folder: Path, keep_checkpoints: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sampler: EpochSampler,
+        run_folder: Path,
+        keep_checkpoints: int,
+        rate_factors: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.zg_rate_factors = rate_factors or {}
         self.remove_callback(PrinterCallback)  # the run has its own reports
         self.model_accepts_loss_kwargs = True  # so that the items of a step are counted over all its batches
         self.zg_sampler = sampler
@@ -72,6 +83,14 @@ class RunTrainer(Trainer):
     def measure(self) -> dict[str, float]:
         """Held-out figures, `eval_loss` among them; nothing without held-out data."""
         raise NotImplementedError
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """AdamW, with rates of their own for some parameters."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh:
+            scale_rates(optimizer, self.zg_model, self.zg_rate_factors)
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.zg_sampler
