@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from zerogate.bases import load_base
 from zerogate.errors import UserError
+from zerogate.training.callbacks import read_metrics
 from zerogate.training.recipe_file import parse_recipe
 from zerogate.training.run import train
 
@@ -114,6 +115,24 @@ def test_a_stopped_run_ends_as_one_that_was_not(seeing: Settings, tmp_path: Path
     ours = load_file(tmp_path / "torn" / "last" / "adapter_model.safetensors")
     for name, tensor in load_file(whole.folder / "last" / "adapter_model.safetensors").items():
         assert torch.equal(ours[name], tensor), name
+
+
+def test_captions_and_instructions_train_their_own_parameters(seeing: Settings, pictures: Path, tmp_path: Path) -> None:
+    shown = [json.loads(line) for line in pictures.read_text().splitlines()][:24]
+    told = [{"instruction": f"Where does owl {n} live?", "output": "The tree."} for n in range(24)]
+
+    def joint(rows: list[dict[str, Any]], name: str) -> Any:
+        file = pictures.with_name(f"{name}.jsonl")
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = seeing(data={"path": str(file), "held_out": 8}, output=str(tmp_path / name))
+        recipe["train"] |= {"joint": True, "steps": 20, "evaluate_every": 20, "batch_size": 4}
+        return train(parse_recipe(recipe))
+
+    outcome = joint(shown + told, "both")
+    before, after = (m["eval_loss"] for m in read_metrics(outcome.folder / "metrics.jsonl") if "eval_loss" in m)
+    assert after < before
+    with pytest.raises(UserError, match="and here every record has an image"):
+        joint(shown, "shown")
 
 
 def test_mistakes_with_images_are_named_before_anything_is_written(

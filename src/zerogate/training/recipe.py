@@ -67,6 +67,7 @@ class TrainSection(Section):
         max_grad_norm: clip the gradient's norm there; null never clips.
         seed: of weights, order and dropout.
         group_by_length: put sequences of like length in a batch, so that little is padding.
+        joint: records with images train what lets images in, records without train the rest, in batches of their own.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         evaluate_every: measure the held-out loss every so many steps, or every `epoch`. The end is always measured.
         save_every: write a checkpoint every so many steps, or every `epoch`.
@@ -89,6 +90,7 @@ class TrainSection(Section):
     max_grad_norm: PositiveFloat | None = 1.0
     seed: int = 0
     group_by_length: bool = True
+    joint: bool = False
     gradient_checkpointing: bool = False
     evaluate_every: Often = "epoch"
     save_every: Often = "epoch"

@@ -19,6 +19,7 @@ from zerogate.data.batching import epoch_order
 from zerogate.errors import UserError
 from zerogate.training import checkpoints
 from zerogate.training.gates import gate_metrics
+from zerogate.training.joint import order_apart
 from zerogate.training.rates import scale_rates
 
 _WEIGHTS = "trained.safetensors"
@@ -29,14 +30,20 @@ class Diverged(UserError):
 
 
 class EpochSampler(Sampler[int]):
-    """Visit indices in `epoch_order` of the epoch it is set to."""
+    """Visit indices in `epoch_order` of the epoch it is set to; in `order_apart` if it is told what shows an image."""
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool) -> None:
+    def __init__(
+        self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool, shows: list[bool] | None = None
+    ) -> None:
         self.lengths, self.batch_size, self.seed, self.group_by_length = lengths, batch_size, seed, group_by_length
+        self.shows = shows
         self.epoch = 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.lengths, self.batch_size, self.seed, self.epoch, self.group_by_length))
+        how = (self.batch_size, self.seed, self.epoch, self.group_by_length)
+        if self.shows is not None:
+            return iter(order_apart(self.lengths, self.shows, *how))
+        return iter(epoch_order(self.lengths, *how))
 
     def __len__(self) -> int:
         return len(self.lengths)

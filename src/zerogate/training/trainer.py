@@ -10,6 +10,7 @@ from trl import SFTTrainer
 
 from zerogate.data.encode import Encoded
 from zerogate.training.held_out import HeldOut, held_out_loss, output_head
+from zerogate.training.joint import Apart
 from zerogate.training.loss import summed_loss
 from zerogate.training.methods import starts_as_base
 from zerogate.training.run_trainer import Diverged, EpochSampler, RunTrainer
@@ -23,12 +24,14 @@ class ZerogateTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
     Args:
         held_out: what `evaluate` measures on, or None.
         pad_token_id: what to pad with.
+        joint: batches with images and batches without train different parameters (`joint.py`).
         kwargs: as for `RunTrainer` and `SFTTrainer`; the data set is tokenised and carries `input_ids`, `labels` and
             `row`.
     """
 
-    def __init__(self, *, held_out: Encoded | None, pad_token_id: int, **kwargs: Any) -> None:
+    def __init__(self, *, held_out: Encoded | None, pad_token_id: int, joint: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.zg_apart = Apart(self.zg_model) if joint else None
         self.zg_held_out = held_out
         self.zg_pad_token_id = pad_token_id
         self.zg_head = output_head(self.zg_model)
@@ -42,6 +45,13 @@ class ZerogateTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
     def summed_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, int]:
         """Cross-entropy over the learned tokens of a batch, and how many there are."""
         return summed_loss(model, self.zg_head, inputs)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As upstream; in joint training the gradients reach what the batch is to train."""
+        if self.zg_apart is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        with self.zg_apart.learning(images="image_features" in inputs):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def measure(self) -> dict[str, float]:
         """Held-out loss and token accuracy; at the first step the base's loss too."""

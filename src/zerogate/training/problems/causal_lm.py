@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from zerogate.bases.load import load_base, read_config
 from zerogate.data.collate import Collator
 from zerogate.data.load import Data, load_data
+from zerogate.errors import UserError
 from zerogate.training.images import see_images
 from zerogate.training.problems.problem import Merit
 from zerogate.training.recipe import Plan, Recipe
@@ -61,8 +63,11 @@ class CausalLM:
     def make_trainer(self, data: Data, plan: Plan, processor: Any, **common: Any) -> RunTrainer:
         """TRL's trainer, with ours on top."""
         train = self.recipe.train
+        shows = self._shows(data) if train.joint else None
+        lengths = data.train.lengths.tolist()
         return ZerogateTrainer(
-            sampler=EpochSampler(data.train.lengths.tolist(), plan.micro_batch, train.seed, train.group_by_length),
+            sampler=EpochSampler(lengths, plan.micro_batch, train.seed, train.group_by_length, shows),
+            joint=train.joint,
             held_out=data.held_out,
             pad_token_id=processor.pad_token_id,
             train_dataset=Dataset.from_dict(data.train.columns()),
@@ -70,6 +75,20 @@ class CausalLM:
             processing_class=processor,
             **common,
         )
+
+    def _shows(self, data: Data) -> list[bool]:
+        """Which training records show an image.
+
+        Raises:
+            UserError: all of them, or none, or there are several processes.
+        """
+        shows = [bool(images) for images in data.train.images]
+        if len(set(shows)) < 2:
+            has = "every record has an image" if any(shows) else "no record has an image"
+            raise UserError(f"train.joint needs records with images and records without, and here {has}; leave it out")
+        if PartialState().num_processes > 1:
+            raise UserError("train.joint runs in one process: several would mix the two kinds' gradients")
+        return shows
 
     def describe(self, data: Data) -> str:
         """The template."""
