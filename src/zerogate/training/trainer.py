@@ -50,7 +50,7 @@ class ZerogateTrainer(RunTrainer, SFTTrainer):  # type: ignore[misc]
         """As upstream; in joint training the gradients reach what the batch is to train."""
         if self.zg_apart is None:
             return super().training_step(model, inputs, num_items_in_batch)
-        with self.zg_apart.learning(images="image_features" in inputs):
+        with self.zg_apart.learning(images=bool(inputs["image_mask"].any())):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def measure(self) -> dict[str, float]:
