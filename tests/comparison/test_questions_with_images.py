@@ -8,7 +8,7 @@ from pathlib import Path
 from tiny_base import make_base
 from tiny_eye import make_eye, make_picture, make_seeing_adapter
 
-from zerogate.bases import load_adapted
+from zerogate.bases import load_adapted, load_base
 from zerogate.comparison.questions import ask
 from zerogate.comparison.sections import TaskSection
 from zerogate.data.section import DataSection
@@ -41,3 +41,27 @@ def test_questions_are_asked_with_their_own_images(tmp_path: Path) -> None:
         images = [source_from(f"{answer['expected']}.png", tmp_path)]
         one = engine.ask("What is it?", "", Sampling(temperature=0, max_new_tokens=8), images=images)
         assert one.text.strip() == answer["answer"]
+
+
+def test_captions_are_scored_together_with_own_images_and_others(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", context=512)
+    adapter = make_seeing_adapter(tmp_path / "seeing", base, make_eye(tmp_path / "eye"))
+    (tmp_path / "photos" / "Images").mkdir(parents=True)
+    lines = ["image,caption"]
+    for colour in COLOURS:
+        make_picture(tmp_path / "photos" / "Images" / f"{colour}.png", colour)
+        lines += [f"{colour}.png,a {colour} box on white", f"{colour}.png,there is a {colour} box"]
+    (tmp_path / "photos" / "captions.txt").write_text("\n".join(lines) + "\n")
+    model, tokenizer = load_adapted(str(base), {"eye": adapter})
+    answers = {}
+    for images in ("own", "other"):
+        where = f"{tmp_path / 'photos'}:train"
+        task = TaskSection(task="flickr8k", data=where, max_new_tokens=8, images=images)
+        found = ask(task, DataSection(path=where), model, tokenizer, tmp_path)
+        assert found["n"] == 6 and found["accuracy"] == found["bleu4"] and found["cider"] is not None
+        assert found["decoding"]["images"] == images
+        answers[images] = [json.loads(line)["response"] for file in tmp_path.glob("*.jsonl") for line in file.open()]
+    assert task.label == "flickr8k (photos:train), other images, BLEU-4"
+    assert len(answers["other"]) == 12, "the two are kept in files of their own"
+    blind, _ = load_base(str(base))
+    assert "images" not in ask(task, DataSection(path=where), blind, tokenizer, tmp_path / "blind")["decoding"]

@@ -46,7 +46,7 @@ def comparison(folder: Path, **change: Any) -> Comparison:
 
 
 def rows(folder: Path, finals: list[Result], sweeps: list[Result] | None = None) -> Any:
-    return write_report(comparison(folder), finals, sweeps or [])
+    return write_report(comparison(folder, sweep={"choose_by": "accuracy"}), finals, sweeps or [])
 
 
 def test_spread_over_seeds() -> None:

@@ -16,11 +16,12 @@ from zerogate.data.leaks import find_near_duplicates, refuse_leaks
 from zerogate.data.load import POCKET, load_records, pocket_rows
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
-from zerogate.evaluation.evaluate import evaluate_task
+from zerogate.evaluation.evaluate import ImageUse, evaluate_task
 from zerogate.evaluation.exact_match import exact_match
 from zerogate.evaluation.tasks import Question, find_task, read_questions
 from zerogate.training.checkpoints import write_text
 from zerogate.training.recipe_file import validate
+from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter
 
 
 def check_tasks(comparison: Comparison) -> None:
@@ -48,7 +49,7 @@ def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder
     """Ask a task's questions. Every answer goes to a file in `folder`.
 
     Returns:
-        All that was counted; `accuracy` is what tables show: exact match, or the strict scorer's share.
+        All that was counted; `accuracy` is what tables show: exact match, the strict scorer's share, or BLEU-4.
     """
     answers = folder / f"{task.label.replace(' ', '-').strip('()')}.jsonl"
     if task.task == "exact_match":
@@ -64,10 +65,19 @@ def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder
         batch_size=task.batch_size,
         max_new_tokens=task.max_new_tokens,
         num_beams=task.beams,
+        images=_shown(task, model),
         predictions=answers,
         skip_long=True,
     )
-    return {"accuracy": result.strict, "decoding": result.decoding, **result.score.as_dict()}
+    counted = result.score.as_dict()
+    accuracy = counted["bleu4"] if task.captions else result.strict
+    return {"accuracy": accuracy, "decoding": result.decoding, **counted}
+
+
+def _shown(task: TaskSection, model: Any) -> ImageUse:
+    """Which images are shown; a model that takes none cannot be shown others'."""
+    sees = active_adapter(model) in AdapterEncoders(model).seeing
+    return task.images if sees else "own"
 
 
 def _questions(task: TaskSection) -> list[Question]:

@@ -1,5 +1,4 @@
-"""The recipe of a comparison: one base and one data set (or a few bases), a list of methods, seeds, and what is asked
-at the end.
+"""The recipe of a comparison: one base and data set (or a few), a list of methods, seeds, and what is asked at the end.
 
 base:    {name: pocket}
 data:    {path: pocket}
@@ -12,9 +11,8 @@ sweep:   {steps: 100}
 tasks:   [{task: exact_match}]
 output:  runs/compare
 
-Every cell (a base, a method, a seed) is an ordinary training run: a recipe made of the common sections, with the
-method's own `base`, `data` and `train` settings laid over them. A method with several learning rates tries each in a
-short run first (`sweep`), on records of its own, and goes on with the best.
+Every cell (a base, a method, a seed) is an ordinary training run of the common sections, with the method's own laid
+over them. A method with several learning rates tries each in a short run first (`sweep`) and goes on with the best.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from pydantic import Field, model_validator
 from zerogate.comparison.sections import DatasetEntry, MethodEntry, SweepSection, TaskSection
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
+from zerogate.training.problems import find_problem
 from zerogate.training.recipe import BaseSection, Recipe, Section
 from zerogate.training.recipe_file import parse_recipe, read_settings, validate
 
@@ -181,6 +180,14 @@ def final_cells(comparison: Comparison, base: BaseSection, method: MethodEntry, 
 def base_cell(comparison: Comparison, base: BaseSection) -> Cell:
     """The base without an adapter: asked, not trained."""
     return Cell(base.name, "", comparison.seeds[0], None, False, _place(comparison, base) / "base-alone")
+
+
+def sweep_figure(comparison: Comparison) -> str | None:
+    """The accuracy that chooses among a sweep's runs, or None for the held-out loss: what a run calls its best by."""
+    if comparison.labelled:
+        recipe = cell_recipe(comparison, base_cell(comparison, comparison.bases[0]))
+        return find_problem(recipe).merit.key.removeprefix("eval_")
+    return comparison.tasks[0].label if comparison.sweep.choose_by == "accuracy" else None
 
 
 def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:

@@ -14,7 +14,7 @@ from typing import Any
 from zerogate.comparison.advice import recommend
 from zerogate.comparison.cell import Result
 from zerogate.comparison.pictures import draw_accuracy, draw_losses, draw_sweep
-from zerogate.comparison.recipe import Comparison, file_name, short_names
+from zerogate.comparison.recipe import Comparison, file_name, short_names, sweep_figure
 from zerogate.comparison.rows import Row, make_row
 from zerogate.comparison.table import as_csv, cells, markdown
 from zerogate.training.callbacks import read_metrics
@@ -63,7 +63,7 @@ def write_report(comparison: Comparison, finals: list[Result], sweeps: list[Resu
             runs = [r for r in finals if (r.base, r.method) == (base.name, name)]
             swept = [r for r in sweeps if (r.base, r.method) == (base.name, name)]
             if runs:
-                rows.setdefault(base.name, []).append(make_row(runs, swept))
+                rows.setdefault(base.name, []).append(make_row(runs, swept, sweep_figure(comparison)))
     # A task with labels has its own figures, which its results name.
     tasks = [task.label for task in comparison.tasks] or figure_names(row for group in rows.values() for row in group)
     lines = {base: recommend(found, tasks) for base, found in rows.items()} if comparison.advice else {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from zerogate.comparison.cell import Result
 
 # A second share that a task counts beside its accuracy, shown in a column of its own.
-_BESIDE = ("contains", "compat")
+_BESIDE = ("contains", "compat", "cider")
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Row:
     failed: str | None = None
 
 
-def make_row(runs: list[Result], swept: list[Result]) -> Row:
-    """The row of one method's runs, one per seed, and of the short runs that chose its learning rate."""
+def make_row(runs: list[Result], swept: list[Result], figure: str | None = None) -> Row:
+    """The row of one method's runs, one per seed, and of the short runs that chose its learning rate by `figure`, an
+    accuracy, or by the held-out loss."""
     first, worked = runs[0], [run for run in runs if not run.failed]
 
     def spread(name: str) -> Spread | None:
         return Spread.of([getattr(run, name) for run in worked])
 
-    by_accuracy = any(run.accuracy for run in swept)
     beside = {
         task: (name, Spread.of([run.details[task][name] for run in worked]))
         for task, details in first.details.items()
@@ -95,11 +95,11 @@ def make_row(runs: list[Result], swept: list[Result]) -> Row:
         adapter_bytes=max(run.adapter_bytes for run in runs),
         rate=first.rate if first.rate is not None or first.recipe is None else first.recipe["train"]["learning_rate"],
         tried={
-            run.rate: None if run.failed else next(iter(run.accuracy.values()), run.held_out_loss)
+            run.rate: None if run.failed else run.held_out_loss if figure is None else run.accuracy[figure]
             for run in swept
             if run.rate is not None
         },
-        tried_as="accuracy" if by_accuracy else "loss",
+        tried_as="loss" if figure is None else "accuracy",
         seconds_per_step=spread("seconds_per_step"),
         peak_memory_bytes=spread("peak_memory_bytes"),
         train_loss=spread("train_loss"),

@@ -31,6 +31,7 @@ from zerogate.comparison.recipe import (
     each_dataset,
     final_cells,
     sweep_cells,
+    sweep_figure,
 )
 from zerogate.comparison.report import Report, write_report
 from zerogate.comparison.sections import MethodEntry
@@ -109,14 +110,6 @@ def report(comparison: Comparison) -> Report:
     if not finals:
         raise UserError(f"{comparison.output} holds no finished cell of this comparison")
     return write_report(comparison, finals, sweeps)
-
-
-def sweep_figure(comparison: Comparison) -> str | None:
-    """The accuracy that chooses among a sweep's runs, or None for the held-out loss: what a run calls its best by."""
-    if comparison.labelled:
-        cell = base_cell(comparison, comparison.bases[0])
-        return find_problem(cell_recipe(comparison, cell)).merit.key.removeprefix("eval_")
-    return comparison.tasks[0].label if comparison.sweep.choose_by == "accuracy" else None
 
 
 def best_rate(swept: list[Result], figure: str | None = None) -> float | None:

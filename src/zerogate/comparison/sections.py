@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from zerogate.errors import UserError
+from zerogate.evaluation.tasks import find_task
 from zerogate.training.recipe import Section
 
 
@@ -55,6 +57,8 @@ class TaskSection(Section):
         batch_size: questions at a time.
         max_new_tokens: the longest answer. None: the task's own.
         beams: beams of the search. None: the task's own.
+        images: which images questions are shown with, for adapters that take some: their `own`, those of `other`
+            questions, or `none`. What a model gains over the last two, it gains by seeing.
         allow_leak: ask although training data holds some of the questions.
     """
 
@@ -64,12 +68,23 @@ class TaskSection(Section):
     batch_size: PositiveInt = 64
     max_new_tokens: PositiveInt | None = None
     beams: PositiveInt | None = None
+    images: Literal["own", "other", "none"] = "own"
     allow_leak: bool = False
 
     @property
     def label(self) -> str:
-        """Its name in tables, which tells two files of one task apart."""
-        return self.task if self.data is None else f"{self.task} ({Path(self.data).stem.split('.')[0]})"
+        """Its name in tables, which tells two files of one task apart, and says what is counted if not answers."""
+        label = self.task if self.data is None else f"{self.task} ({Path(self.data).stem.split('.')[0]})"
+        label += {"own": "", "other": ", other images", "none": ", no images"}[self.images]
+        return f"{label}, BLEU-4" if self.captions else label
+
+    @property
+    def captions(self) -> bool:
+        """Whether it asks for captions, which are not right or wrong one by one."""
+        try:
+            return find_task(self.task).family == "captions"
+        except UserError:  # `exact_match`, or a name that is refused where questions are read
+            return False
 
 
 class DatasetEntry(Section):
