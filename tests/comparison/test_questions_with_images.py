@@ -63,5 +63,6 @@ def test_captions_are_scored_together_with_own_images_and_others(tmp_path: Path)
         answers[images] = [json.loads(line)["response"] for file in tmp_path.glob("*.jsonl") for line in file.open()]
     assert task.label == "flickr8k (photos:train), other images, BLEU-4"
     assert len(answers["other"]) == 12, "the two are kept in files of their own"
+    (tmp_path / "blind").mkdir()
     blind, _ = load_base(str(base))
     assert "images" not in ask(task, DataSection(path=where), blind, tokenizer, tmp_path / "blind")["decoding"]

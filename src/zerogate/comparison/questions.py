@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder
     Returns:
         All that was counted; `accuracy` is what tables show: exact match, the strict scorer's share, or BLEU-4.
     """
-    answers = folder / f"{task.label.replace(' ', '-').strip('()')}.jsonl"
+    answers = folder / (re.sub(r"[^\w.]+", "-", task.label).strip("-") + ".jsonl")
     if task.task == "exact_match":
         limit = task.max_new_tokens or 32
         score = exact_match(model, tokenizer, _rows(task, data), max_new_tokens=limit, batch_size=task.batch_size)
