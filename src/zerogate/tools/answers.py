@@ -1,7 +1,7 @@
 """Question answering: known facts by their questions, or a reader over passages that a search engine finds.
 
 facts({"who lives in the den?": "the fox"})
-reader(engine, read)            # read(question, passage) -> an answer or None, such as `extractive("minilm-squad")`
+reader(engine, read)            # read(question, passage) -> an answer and how sure it is, or None
 """
 
 from __future__ import annotations
