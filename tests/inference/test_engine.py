@@ -13,9 +13,9 @@ from peft import AdaptionPromptConfig
 from tiny_base import lora, make_adapter, make_base
 
 from zerogate import ZeroInitConfig
+from zerogate.bases.sampling import RowSampler
 from zerogate.errors import UserError
 from zerogate.inference import BASE, Engine, Sampling
-from zerogate.inference.sampling import RowSampler
 from zerogate.inference.streaming import TextStream, cut_at_stop
 
 GREEDY = Sampling(temperature=0, max_new_tokens=10)

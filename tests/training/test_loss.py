@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from zerogate.bases.loss import learned_logits, output_head, summed_loss
 from zerogate.data.encode import Encoded, EncodeReport
-from zerogate.training.held_out import held_out_loss, output_head
-from zerogate.training.loss import learned_logits, summed_loss
+from zerogate.training.held_out import held_out_loss
 
 V = 50
 

@@ -74,7 +74,7 @@ def preview(
 def _coloured(encoded: "Encoded", index: int, tokenizer: "PreTrainedTokenizerBase") -> "Text":
     from rich.text import Text
 
-    from zerogate.data.encode import IGNORE
+    from zerogate.bases.loss import IGNORE
 
     ids, labels = encoded.input_ids[index].tolist(), encoded.labels[index].tolist()
     text = Text()

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from zerogate.data.encode import IGNORE
+from zerogate.bases.loss import IGNORE
 
 
 class Collator:

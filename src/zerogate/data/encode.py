@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from zerogate.bases.loss import IGNORE
 from zerogate.data.records import Record, Turn
 from zerogate.data.templates import Segment, TemplateName, prompt_segments, segment_record
 from zerogate.errors import UserError
 from zerogate.vision.source import ImageSource
-
-IGNORE = -100
 
 
 @dataclass

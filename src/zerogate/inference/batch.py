@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zerogate.bases.sampling import Sampling
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.formats import detect_format, to_records
 from zerogate.data.image_fields import COLUMNS, place_images
@@ -23,7 +24,6 @@ from zerogate.data.records import Record
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
-from zerogate.inference.sampling import Sampling
 from zerogate.vision.check import check_images
 from zerogate.vision.source import ImageSource
 

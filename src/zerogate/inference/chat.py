@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zerogate.bases.sampling import Sampling
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
 from zerogate.inference.personas import Persona
-from zerogate.inference.sampling import Sampling
 from zerogate.vision.images import check_image
 from zerogate.vision.source import ImageSource, source_from
 

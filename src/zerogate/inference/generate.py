@@ -24,10 +24,10 @@ from zerogate.bases import load_adapted, load_base
 from zerogate.bases.adapted import read_adapter, recorded_template
 from zerogate.bases.decode import context_length, decode_batch, end_tokens
 from zerogate.bases.load import find_base
+from zerogate.bases.sampling import RowSampler, Sampling
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
-from zerogate.inference.sampling import RowSampler, Sampling
 from zerogate.inference.streaming import TextStream, cut_at_stop
 from zerogate.vision.adapter_encoders import AdapterEncoders, arguments
 from zerogate.vision.source import ImageSource

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
+from zerogate.bases.loss import learned_logits, output_head
 from zerogate.data.collate import Collator
 from zerogate.data.encode import Encoded
-from zerogate.training.loss import learned_logits
 
 # Positions per forward pass, padding included: batches of short sequences hold more of them.
 _POSITIONS = 8192
@@ -73,20 +72,6 @@ def held_out_loss(model: nn.Module, encoded: Encoded, pad_token_id: int, *, rank
         sums = sums_on.cpu()
     loss_sum, right_sum, tokens = sums.tolist()
     return HeldOut(loss=loss_sum / tokens, accuracy=right_sum / tokens, tokens=int(tokens))
-
-
-def output_head(model: nn.Module) -> nn.Module:
-    """The module that turns hidden states into logits.
-
-    Raises:
-        ValueError: the model has none.
-    """
-    while not isinstance(model, PreTrainedModel):
-        model = model.get_base_model() if "get_base_model" in dir(type(model)) else model.module  # type: ignore[operator,assignment]
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ValueError(f"{type(model).__name__} has no output embeddings, so it is no language model")
-    return head
 
 
 def _batches(lengths: np.ndarray) -> list[list[int]]:

@@ -8,10 +8,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from trl import SFTTrainer
 
+from zerogate.bases.loss import output_head, summed_loss
 from zerogate.data.encode import Encoded
-from zerogate.training.held_out import HeldOut, held_out_loss, output_head
+from zerogate.training.held_out import HeldOut, held_out_loss
 from zerogate.training.joint import Apart
-from zerogate.training.loss import summed_loss
 from zerogate.training.methods import starts_as_base
 from zerogate.training.run_trainer import Diverged, EpochSampler, RunTrainer
 

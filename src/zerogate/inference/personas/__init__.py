@@ -22,8 +22,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zerogate.bases.sampling import Sampling
 from zerogate.errors import UserError
-from zerogate.inference.sampling import Sampling
 
 
 class Example(BaseModel):

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zerogate.bases.loss import IGNORE, learned_logits, output_head
 from zerogate.data.collate import Collator
-from zerogate.data.encode import IGNORE
-from zerogate.training.held_out import output_head
-from zerogate.training.loss import learned_logits
 
 POSITIONS = 8192
 """Positions per forward pass, padding included."""

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
+from zerogate.bases.loss import IGNORE
 from zerogate.training.problems.base import empty_model, find_heads, load_model
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import LabelledSection
 from zerogate.training.recipe import Plan, Recipe
 from zerogate.training.run_trainer import EpochSampler, RunTrainer
 
-IGNORE = -100
 Example = dict[str, Any]
 
 

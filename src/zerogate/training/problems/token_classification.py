@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zerogate.bases.loss import IGNORE
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_fast_tokenizer
 from zerogate.training.problems.held_out import leak_line, read_parts
-from zerogate.training.problems.labelled import IGNORE, Example, LabelledData, LabelledProblem, Part
+from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import TaggedSection
 from zerogate.training.problems.tagged_files import Sentence, read_sentences

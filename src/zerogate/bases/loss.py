@@ -10,8 +10,10 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from zerogate.data.encode import IGNORE
+IGNORE = -100
+"""The label of a token that is not learned, as torch and transformers have it."""
 
 
 def learned_logits(model: nn.Module, head: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -51,3 +53,17 @@ def summed_loss(model: nn.Module, head: nn.Module, batch: dict[str, Tensor]) -> 
     """Cross-entropy in nats summed over the learned tokens of a batch, in fp32, and how many there are."""
     logits_SV, targets_S = learned_logits(model, head, batch)
     return F.cross_entropy(logits_SV.float(), targets_S, reduction="sum"), targets_S.numel()
+
+
+def output_head(model: nn.Module) -> nn.Module:
+    """The module that turns hidden states into logits.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    while not isinstance(model, PreTrainedModel):
+        model = model.get_base_model() if "get_base_model" in dir(type(model)) else model.module  # type: ignore[operator,assignment]
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no output embeddings, so it is no language model")
+    return head
