@@ -1,5 +1,6 @@
-"""Calls that the model itself proposes for a text (Toolformer, section 2, "Sampling API calls"): where it would open one,
-several are sampled, and those that never close or are no call of the tool are dropped."""
+"""Calls that the model itself proposes for a text (Toolformer, section 2, "Sampling API calls"): where it would open
+one, several are sampled, and those that never close or are no call of the tool are dropped.
+"""
 
 from __future__ import annotations
 
