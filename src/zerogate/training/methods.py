@@ -99,6 +99,7 @@ METHODS: dict[str, Method] = {
     "zero_init_prefix": Method(
         "zero-init attention over P-tuning v2's prefixes: keys and values themselves behind gates from zero",
         _ours("GatedPrefixConfig"),
+        learning_rate=0.1,
     ),
     "vpt": Method("visual prompt tuning: learned tokens beside a picture's patches", _ours("VPTConfig")),
     "side": Method("side-tuning: a small network that sees the picture too", _ours("SideConfig")),

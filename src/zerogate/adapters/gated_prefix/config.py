@@ -23,11 +23,10 @@ class GatedPrefixConfig(ZeroInitConfig):
     """The deep prefixes of P-tuning v2 behind zero-init gates (arXiv 2303.16199, section 4.4; 2110.07602).
 
     All settings are `ZeroInitConfig`'s. With `attention="vanilla"` the prefixes join the text's own softmax without a
-    gate, which is P-tuning v2 itself.
+    gate, which is P-tuning v2 itself. An image's token passes through the frozen projections, and what they make of it
+    is added to the keys and values.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_layers is not None or self.image_encoder is not None:
-            raise ValueError("Prefixes take no images: a prefix is no prompt that an image token could be added to.")
         self.peft_type: Any = PEFT_TYPE

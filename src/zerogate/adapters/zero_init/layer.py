@@ -174,14 +174,13 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         and such a row has values of zero.
         """
         early = name not in self.prompt
-        prompt_KC = torch.zeros(1, self.width, device=self.device) if early else self.prompt[name]
-        K = prompt_KC.shape[0]
+        K = 1 if early else self.prompt[name].shape[0]
 
         def project() -> tuple[Tensor, Tensor, Tensor]:
             tokens_BNC, mask_BN = images.tokens().to(self.device), images.mask_BN.to(self.device)
-            B, N, C = tokens_BNC.shape
-            sets = (prompt_KC + tokens_BNC[:, :, None]).reshape(B * N * K, C).to(dtype)
-            k_BGSD, v_BGSD = (x.unflatten(1, (B, N * K)).transpose(0, 1) for x in self.layout.keys_values(module, sets))
+            B, N, _ = tokens_BNC.shape
+            sets = self._sets(name, module, tokens_BNC, dtype)
+            k_BGSD, v_BGSD = (x.unflatten(1, (B, N * K)).transpose(0, 1) for x in sets)
             first_N = torch.arange(N, device=mask_BN.device) == 0
             there_BN = mask_BN | (first_N & ~mask_BN.any(-1, keepdim=True))
             mask_BS = torch.zeros(there_BN.shape, device=mask_BN.device).masked_fill(~there_BN, -torch.inf)
@@ -192,6 +191,12 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
         k_BGSD, v_BHSD, mask_BS = images.rows(batch, *images.once(id(self), project))
         return k_BGSD, v_BHSD, mask_BS
+
+    def _sets(self, name: str, module: nn.Module, tokens_BNC: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, B*N*K, D] of the prompts with each image's token added."""
+        width = tokens_BNC.shape[-1]
+        prompt_KC = self.prompt[name] if name in self.prompt else tokens_BNC.new_zeros(1, width)
+        return self.layout.keys_values(module, (prompt_KC + tokens_BNC[:, :, None]).reshape(-1, width).to(dtype))
 
     def _contribution_by_row(
         self, rows: RowAdapters, module: nn.Module, q_BHTD: Tensor, scaling: float, softcap: float | None
