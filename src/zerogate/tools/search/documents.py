@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zerogate.data.read import read_rows
 from zerogate.errors import UserError
 
 WORDS = 80
@@ -31,6 +30,8 @@ def read_documents(path: str | Path) -> Iterator[Passage]:
     Raises:
         UserError: nothing there, no texts, or a row without text.
     """
+    from zerogate.data.read import read_rows
+
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"there are no documents at {path}: give a folder of .txt or .md files, or a JSONL file")

@@ -1,0 +1,84 @@
+"""Tools by the words of a command line: `calculator`, `calendar`, `search=notes/`, `bm25=notes/`, `facts=known.json`,
+`mymodule:my_tool`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from zerogate.cache import cache_folder
+from zerogate.errors import UserError
+from zerogate.tools.answers import facts
+from zerogate.tools.calculator import calculator
+from zerogate.tools.calendar import calendar
+from zerogate.tools.registry import Toolbox
+from zerogate.tools.search.engine import open_engine, search
+from zerogate.tools.tool import Tool
+
+_PLAIN: dict[str, Callable[[], Tool]] = {"calculator": calculator, "calendar": calendar}
+_WITH_FILE: dict[str, Callable[[str], Tool]] = {
+    "search": lambda path: search(open_engine("fts5", path, cache_folder() / "search")),
+    "bm25": lambda path: search(open_engine("bm25", path, cache_folder() / "search"), "Search2"),
+    "facts": lambda path: facts(_table(path)),
+}
+
+
+def named_tools(words: Iterable[str]) -> Toolbox:
+    """The tools that some words name; commas part them too.
+
+    Raises:
+        UserError: no such tool, a file that is missing or is none, or two of one name.
+    """
+    tools = Toolbox()
+    for word in (part.strip() for given in words for part in given.split(",")):
+        if word:
+            tools.add(_tool(word))
+    if not tools:
+        raise UserError(f"name a tool: {', '.join(known_words())}")
+    return tools
+
+
+def known_words() -> list[str]:
+    """How tools can be named."""
+    return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "MODULE:TOOL"]
+
+
+def _tool(word: str) -> Tool:
+    name, given, path = word.partition("=")
+    if name in _WITH_FILE and given:
+        return _WITH_FILE[name](path)
+    if word in _PLAIN:
+        return _PLAIN[word]()
+    if name in _WITH_FILE:
+        raise UserError(f"the tool {name} needs a file: {name}=FILE")
+    if ":" in word:
+        return _own(*word.split(":", 1))
+    near = difflib.get_close_matches(name, [*_PLAIN, *_WITH_FILE], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ";"
+    raise UserError(f"unknown tool {word!r}{hint} tools are named {', '.join(known_words())}")
+
+
+def _own(module: str, name: str) -> Tool:
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the tool {module}:{name} cannot be imported: {error}") from error
+    if not isinstance(found, Tool):
+        raise UserError(
+            f"{module}:{name} is a {type(found).__name__}, not a tool: put @zerogate.tools.functions.tool on it"
+        )
+    return found
+
+
+def _table(path: str) -> dict[str, str]:
+    try:
+        table = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"facts={path}: {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(answer, str) for answer in table.values()):
+        raise UserError(f"facts={path}: expected a JSON object of questions and answers")
+    return table
