@@ -39,7 +39,7 @@ class Proposed:
     calls: list[tuple[int, str]]
 
 
-def few_shot(tool: Tool, text: str = "") -> str:
+def few_shot(tool: Tool, text: str) -> str:
     """The prompt that shows a model how: the tool's examples without and with their calls, then the text.
 
     The examples' results are left out: what a call gives is not for the model to say.

@@ -1,0 +1,127 @@
+"""All stages on texts whose right calls are known: a tiny base that was taught to propose them, and to need results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_base import make_base
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from zerogate.data.jsonl import whole_lines
+from zerogate.errors import UserError
+from zerogate.tools import Toolbox
+from zerogate.tools.annotate.heuristics import something_to_calculate, worth_asking
+from zerogate.tools.annotate.stages import augment, execute, funnel, sample, weigh_calls
+from zerogate.tools.calculator import calculator
+from zerogate.tools.calendar import calendar
+from zerogate.tools.tool import Sampling
+
+PLAIN = "Jars: 12 * 18 = 216."
+OTHER = "The owl sleeps in the tower."
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Proposes the call before the sum's result, and says the result where a call before the text gives it."""
+    folder = make_base(tmp_path_factory.mktemp("base"), context=512)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    shown = [
+        PLAIN.replace(" 216", " [Calculator(12 * 18)] 216"),
+        f" [Calculator(12 * 18) -> 216]{PLAIN}",
+        f" [Calculator(12 * 18) ->]{PLAIN.replace('216', 'xxx')}",
+        PLAIN.replace("216", "zzz"),
+        OTHER,
+    ]
+    rows = [torch.tensor([[0, *tokenizer(text, add_special_tokens=False)["input_ids"]]]) for text in shown]
+    start = tokenizer.bos_token_id
+    for ids in rows:
+        ids[0, 0] = start
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(120):
+        loss = sum(model(input_ids=ids, labels=ids).loss for ids in rows)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return model.eval(), tokenizer
+
+
+def tools() -> Toolbox:
+    found = Sampling(threshold=0.02, positions=3, calls=4, gain=0.5)
+    return Toolbox([replace(calculator(), sampling=found), replace(calendar(), sampling=found)])
+
+
+def test_from_documents_to_texts_with_calls(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = taught
+    files = [tmp_path / f"{name}.jsonl" for name in ("sampled", "executed", "weighed", "augmented")]
+    seen: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"shown": False, "progress": lambda done, total: seen.append((done, total))}
+    sample(model, tokenizer, tools(), [PLAIN, OTHER], files[0], **options)
+    assert seen == [(1, 2), (2, 2)]
+    first, second = whole_lines(files[0])
+    assert "Calculator" in first["tools"] and "Calculator" not in second["tools"], "nothing to calculate there"
+    place = len(tokenizer("Jars: 12 * 18 =", add_special_tokens=False)["input_ids"])
+    assert {"position": place, "input": "12 * 18"} in first["tools"]["Calculator"]["calls"]
+    execute(tools(), files[0], files[1])
+    weigh_calls(model, tokenizer, files[1], files[2])
+    calls = whole_lines(files[2])[0]["tools"]["Calculator"]["calls"]
+    right = next(call for call in calls if (call["position"], call["input"]) == (place, "12 * 18"))
+    assert right["result"] == "216" and right["gain"] > 1
+    assert right["gain"] == pytest.approx(min(right["losses"][:2]) - right["losses"][2])
+    assert augment(tokenizer, tools(), files[2], files[3]) == 1
+    (made,) = whole_lines(files[3])
+    assert made["text"] == PLAIN.replace(" 216", " [Calculator(12 * 18) -> 216] 216")
+    assert tokenizer.decode(made["input_ids"]) == made["text"] and made["plain"] == PLAIN
+    counted = funnel(whole_lines(files[2]))["Calculator"]
+    assert counted["documents"] == 1 and counted["sampled"] == 4 * counted["positions"]
+    assert counted["well formed"] >= counted["executed"] >= counted["kept at 0.5"] >= counted["kept at 2"]
+    assert counted["kept at 1"] >= 1
+
+
+def test_a_stage_that_was_stopped_goes_on(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = taught
+    whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
+    documents = [PLAIN, OTHER, PLAIN + " ", OTHER + " "]
+    sample(model, tokenizer, tools(), documents, whole, shown=False)
+    sample(model, tokenizer, tools(), documents, torn, shown=False)
+    lines = torn.read_bytes().splitlines(keepends=True)
+    torn.write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    done: list[int] = []
+    sample(model, tokenizer, tools(), documents, torn, shown=False, progress=lambda n, _: done.append(n))
+    assert torn.read_bytes() == whole.read_bytes() and done == [3, 4]
+    with pytest.raises(UserError, match=r"made with other settings \(seed: 0 -> 1\)"):
+        sample(model, tokenizer, tools(), documents, torn, shown=False, seed=1)
+    with pytest.raises(UserError, match="is of other documents"):
+        sample(model, tokenizer, tools(), documents[::-1], torn, shown=False)
+
+
+def test_the_prompt_has_the_document(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = taught
+    sample(model, tokenizer, Toolbox([calendar()]), [OTHER], tmp_path / "shown.jsonl")
+    row = json.loads((tmp_path / "shown.jsonl").read_text())
+    assert row["ids"] == tokenizer(OTHER, add_special_tokens=False)["input_ids"] and "Calendar" in row["tools"]
+
+
+@pytest.mark.parametrize(
+    ("text", "worth"),
+    [
+        ("We had 12 and 30, so 42 in all.", True),
+        ("From 1,200 in May 200 were sold and 1,000 left.", True),
+        ("There were 7 cats, 9 dogs and 100 birds.", False),
+        ("An average of 5 goals.", True),
+        ("The total of $40 was paid.", True),
+        ("x = 4", True),
+        ("The owl sleeps.", False),
+        ("3 " + "word " * 200 + "4 " + "word " * 200 + "7", False),
+        ("0 0 0", True),
+    ],
+)
+def test_what_is_worth_asking_the_calculator(text: str, worth: bool) -> None:
+    assert something_to_calculate(text) == worth == worth_asking("Calculator", text)
+    assert worth_asking("Calendar", text)
