@@ -37,7 +37,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "zero_init_prefix": {"prompt_length": 4},
 }
 # A random LLaMA has no biases, takes no pictures, and has no fresh head.
-TRAINABLE = [name for name in METHODS if name not in ("bitfit", "vpt", "side", "linear")]
+_ELSEWHERE = ("bitfit", "vpt", "side", "linear", "coop", "cocoop", "maple")  # for other bases and tasks
+TRAINABLE = [name for name in METHODS if name not in _ELSEWHERE]
 
 
 def run(settings: dict[str, Any], method: str, **options: Any) -> Outcome:
