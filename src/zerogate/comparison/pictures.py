@@ -45,11 +45,18 @@ def draw_accuracy(rows: list[Row], task: str | None, target: Path, title: str) -
         )
     alone = [row.accuracy[task].mean for row in rows if task and not row.method and task in row.accuracy]
     alone += [] if task else [row.base_loss.mean for row in rows if row.base_loss is not None][:1]
+    form = "{:.1%}".format if task else "{:.3f}".format
+    ends = [spread.mean + sign * (spread.deviation or 0.0) for _, spread in points for sign in (-1, 1)]
+    span = max(max(ends) - min(ends), 0.02)
     for level in alone:
-        axes.axhline(level, color="#555555", linestyle=":", linewidth=1.2, label="the base alone")
+        if min(ends) - 2 * span < level < max(ends) + 2 * span:
+            axes.axhline(level, color="#555555", linestyle=":", linewidth=1.2, label=f"the base alone: {form(level)}")
+        else:  # drawn, it would press the methods together
+            axes.set_ylim(min(ends) - 0.3 * span, max(ends) + 0.3 * span)
+            axes.plot([], [], color="none", label=f"the base alone, outside: {form(level)}")
     axes.set_xscale("log")
     if task:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if span > 0.1 else 1))
     axes.set_xlabel("trained parameters")
     axes.set_ylabel(f"accuracy: {task}" if task else "held-out loss (nats per learned token)")
     axes.set_title(title, fontsize=10)
