@@ -117,6 +117,9 @@ def draw_losses(runs: dict[str, list[dict[str, Any]]], levels: dict[str, float],
             right.plot(*zip(*held_out, strict=True), linewidth=1.8, marker="o", markersize=3, label=label)
     for name, value in levels.items():
         right.axhline(value, color="#555555", linestyle=":", linewidth=1.2, label=f"{name}: {value:.3f}")
+    seen = [m[key] for metrics in runs.values() for m in metrics for key in ("loss", "eval_loss") if key in m]
+    if seen and 0 < 30 * min(seen) < max(seen):  # on a linear scale all ends would lie on one line
+        left.set_yscale("log")  # and the right, which shares it
     label_axes(left, "optimiser step", "loss (nats per learned token)", "training")
     label_axes(right, "optimiser step", "", "held out")
     figure.suptitle(title, fontsize=11)
