@@ -1,10 +1,11 @@
 """The training data of recipes/compare/math.yaml: GSM8K's training questions and AQuA's rationales in one Alpaca file.
 
-    python benchmarks/math_data.py --gsm8k gsm8k_train.jsonl --aqua aqua_cot_train.json --out math_train.json
+    python benchmarks/math_data.py --gsm8k gsm8k_train.jsonl --aqua aqua_cot_train.json --tests AQuA_test.json
 
 Both end alike, `The answer is 72.`, which is what LLM-Adapters' training data does and its scorers look for. GSM8K's
 calculator marks (`<<48/2=24>>`) go, AQuA's options are worded as in LLM-Adapters' test files. Compressed files
-(`.xz`, `.gz`, `.bz2`) are read as they are; nothing is downloaded.
+(`.xz`, `.gz`, `.bz2`) are read as they are; nothing is downloaded. `--tests` takes several files: what they ask, even
+in slightly other words, is left out.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import re
 from pathlib import Path
 
+from zerogate.data.leaks import find_near_duplicates, training_questions
 from zerogate.data.read import read_rows
 from zerogate.errors import UserError
 from zerogate.training.checkpoints import write_text
@@ -60,16 +62,32 @@ def aqua(path: str) -> list[dict[str, str]]:
     return records
 
 
+def without_tests(records: list[dict[str, str]], tests: list[str]) -> list[dict[str, str]]:
+    """The records whose questions no test asks, even in slightly other words."""
+    while True:  # each round finds the closest record of every test question: there may be a second one
+        check = find_near_duplicates(
+            [record["instruction"] for record in records], [text for path in tests for text in training_questions(path)]
+        )
+        found = {leak.train for leak in check.leaks}
+        if not found:
+            return records
+        records = [record for number, record in enumerate(records) if number not in found]
+
+
 def main() -> None:
     """Write the file and say how much is in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gsm8k", required=True, help="gsm8k_train.jsonl")
     parser.add_argument("--aqua", required=True, help="aqua_cot_train.json")
+    parser.add_argument("--tests", nargs="*", default=[], help="test files whose questions are left out")
     parser.add_argument("--out", type=Path, default=Path("math_train.json"), help="(default: %(default)s)")
     arguments = parser.parse_args()
     parts = {"GSM8K": gsm8k(arguments.gsm8k), "AQuA": aqua(arguments.aqua)}
-    write_text(arguments.out, json.dumps([record for part in parts.values() for record in part], indent=1))
-    print(f"{arguments.out}: " + ", ".join(f"{len(part):,} of {name}" for name, part in parts.items()))
+    everything = [record for part in parts.values() for record in part]
+    records = without_tests(everything, arguments.tests)
+    write_text(arguments.out, json.dumps(records, indent=1))
+    counts = ", ".join(f"{len(part):,} of {name}" for name, part in parts.items())
+    print(f"{arguments.out}: {counts}, {len(everything) - len(records):,} left out that tests ask")
 
 
 if __name__ == "__main__":

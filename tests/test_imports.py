@@ -1,6 +1,6 @@
 """Dependencies run one way. Every import in src/zerogate is read from the source, also those inside functions.
 
-adapters <- bases <- vision <- data <- training, evaluation, tools <- inference, comparison <- serving <- cli
+adapters <- bases <- vision <- data <- training, evaluation, tools <- inference, comparison, toolform <- serving <- cli
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ RANK = {
     "training": 5,
     "evaluation": 5,
     "tools": 5,
+    "toolform": 6,
     "inference": 6,
     "comparison": 6,
     "serving": 7,

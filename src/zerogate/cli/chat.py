@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from zerogate.inference import Answer
     from zerogate.inference.chat import Chat
+    from zerogate.tools.tool import Called
 
 EPILOG = """[bold]Examples[/]
 
@@ -36,6 +37,8 @@ zerogate chat --adapter runs/demo-image     (then: /image circle.png)
 
 zerogate chat --base Qwen/Qwen3-0.6B --persona my-persona.yaml
 
+zerogate chat -a runs/toolform-pocket/adapter --tools calculator,calendar
+
 While talking: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.
 """
 
@@ -46,6 +49,13 @@ def chat(
     persona: Annotated[
         str, typer.Option("--persona", "-p", metavar="NAME", help="A persona that ships, or the path of a YAML file.")
     ] = "assistant",
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOOL", help="What the model may call: calculator, calendar, search=FOLDER, and more."),
+    ] = None,
+    max_calls: Annotated[
+        int, typer.Option(min=0, help="Calls of tools in one answer; 0 forbids them, for a look at the difference.")
+    ] = 3,
     template: options.Template = "auto",
     seed: Annotated[int, typer.Option(help="The same seed and the same words give the same answers.")] = 0,
     dtype: options.Dtype = "auto",
@@ -63,12 +73,23 @@ def chat(
 
     adapters = options.named_adapters(adapter)
     chosen = load_persona(persona)
+    toolbox = None
+    if tools:
+        from zerogate.tools.named import named_tools
+
+        toolbox = named_tools(tools)
     engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
     from zerogate.inference.chat import Chat
 
     conversation = Chat(engine, chosen, None if template == "auto" else template)
+    if toolbox is not None:
+        from zerogate.inference.tool_use import ToolUse
+
+        conversation.tools = ToolUse(toolbox, most_calls=max_calls)
     conversation.sampling = conversation.sampling.updated({"seed": seed})
     screen = Screen(conversation, Console(highlight=False))
+    if conversation.tools is not None:
+        conversation.tools.on_call = screen.called
     listed = ", ".join(engine.adapters) or "no adapter"
     screen.note(f"{base_name} with {listed}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     screen.greet()
@@ -140,6 +161,13 @@ class Screen:
         unseen = [image for exchange in self.chat.exchanges for image in exchange.images]
         if unseen and self.chat.adapter not in self.chat.engine.encoders.seeing:
             self.note(f"(answered without a look at {names(unseen)}: this adapter takes no images)")
+
+    def called(self, called: Called) -> None:
+        """A call of a tool: one line in place of all that went to and fro."""
+        given = ", ".join(str(value) for value in called.arguments.values())
+        came = called.result if called.error is None else f"no answer: {called.error}"
+        self.console.file.flush()
+        self.note(f" [{called.name}({given}) \N{RIGHTWARDS ARROW} {came}]")
 
     def note(self, text: str) -> None:
         """Something that is not part of the conversation."""

@@ -31,7 +31,20 @@ app = typer.Typer(
 
 
 # In the order of the help page. Each is the function `NAME` in `zerogate.cli.NAME`, with its examples in `EPILOG`.
-COMMANDS = ("demo", "train", "compare", "preview", "chat", "generate", "eval", "score", "inspect", "convert", "mcp")
+COMMANDS = (
+    "demo",
+    "train",
+    "compare",
+    "preview",
+    "chat",
+    "generate",
+    "eval",
+    "score",
+    "inspect",
+    "convert",
+    "mcp",
+    "toolform",
+)
 
 
 for _name in COMMANDS:

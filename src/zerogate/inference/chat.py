@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
 from zerogate.inference.personas import Persona
+from zerogate.inference.tool_use import HeldBack, ToolUse
 from zerogate.vision.images import check_image
 from zerogate.vision.source import ImageSource, source_from
 
@@ -35,17 +36,20 @@ class Exchange:
         assistant: the answer.
         done: false when the answer was cut short and may be continued.
         images: what was shown with the question.
+        steps: calls of tools and their results, between the question and the answer.
     """
 
     user: str
     assistant: str = ""
     done: bool = False
     images: tuple[ImageSource, ...] = ()
+    steps: tuple[Turn, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file: images by their place."""
         said = {"user": self.user, "assistant": self.assistant, "done": self.done}
-        return said | ({"images": [image.key for image in self.images]} if self.images else {})
+        said |= {"images": [image.key for image in self.images]} if self.images else {}
+        return said | ({"steps": [asdict(turn) for turn in self.steps]} if self.steps else {})
 
     @classmethod
     def from_dict(cls, said: dict[str, Any]) -> Exchange:
@@ -54,15 +58,20 @@ class Exchange:
         Raises:
             TypeError, ValueError: it is none.
         """
-        return cls(**{**said, "images": tuple(source_from(place, Path()) for place in said.get("images", ()))})
+        images = tuple(source_from(place, Path()) for place in said.get("images", ()))
+        steps = tuple(Turn(**{**step, "tool_calls": tuple(step["tool_calls"])}) for step in said.get("steps", ()))
+        return cls(**{**said, "images": images, "steps": steps})
 
 
 class Chat:
     """One conversation with one engine."""
 
-    def __init__(self, engine: Engine, persona: Persona, template: TemplateName | None = None) -> None:
+    def __init__(
+        self, engine: Engine, persona: Persona, template: TemplateName | None = None, tools: ToolUse | None = None
+    ) -> None:
         """Begin a conversation; with no template named, each adapter is asked as it was taught."""
         self.engine = engine
+        self.tools = tools
         self.template = template
         self.adapter = engine.resolve(None)
         self.exchanges: list[Exchange] = []
@@ -154,7 +163,8 @@ class Chat:
         template = self.template or self.engine.template_for(self.adapter)
         limit = None if self.engine.context is None else int(self.engine.context * _PROMPT_SHARE)
         for start in range(len(past) + 1):
-            ids = prompt_ids(self._turns(past[start:]), template, self.engine.tokenizer)
+            known = self.tools.described(template) if self.tools is not None else ()
+            ids = prompt_ids(self._turns(past[start:]), template, self.engine.tokenizer, known)
             if limit is None or len(ids) + len(before or []) <= limit:
                 self.forgotten = len(self.exchanges) - 1 - len(past[start:])
                 return ids
@@ -181,8 +191,8 @@ class Chat:
         for example in self.persona.examples:
             turns += [Turn("user", example.user), Turn("assistant", example.assistant)]
         for exchange in past:
-            turns += [Turn("user", exchange.user), Turn("assistant", exchange.assistant)]
-        return [*turns, Turn("user", self.exchanges[-1].user)]
+            turns += [Turn("user", exchange.user), *exchange.steps, Turn("assistant", exchange.assistant)]
+        return [*turns, Turn("user", self.exchanges[-1].user), *self.exchanges[-1].steps]
 
     def _answer(self, on_text: Callable[[str], None], keep: Exchange | None = None) -> Answer:
         """Answer, or go on answering, the last exchange; `keep` is put back in its place when that fails."""
@@ -191,14 +201,31 @@ class Chat:
         if exchange.assistant:
             before = self.engine.tokenizer(exchange.assistant, add_special_tokens=False)["input_ids"]
         try:
-            prompt = self.prompt(before)
-            answer = self.engine.stream(prompt, self.sampling, on_text, self.adapter, before, self.images())
+            answer = self._tell(on_text, before)
         except UserError:
             self.exchanges[-1:] = [keep] if keep is not None else []
             raise
         exchange.assistant += answer.text
         exchange.done = answer.finish in ("end", "stop")
         return answer
+
+    def _tell(self, on_text: Callable[[str], None], before: list[int]) -> Answer:
+        """The answer's text; with tools, after what they said."""
+        while True:
+            prompt, images = self.prompt(before), self.images()
+            if self.tools is None:
+                return self.engine.stream(prompt, self.sampling, on_text, self.adapter, before, images)
+            template = self.template or self.engine.template_for(self.adapter)
+            if not self.tools.by_turns(template):
+                return self.tools.stream(self.engine, prompt, self.sampling, on_text, self.adapter, before, images)
+            shown = HeldBack(on_text)
+            answer = self.engine.stream(prompt, self.sampling, shown, self.adapter, before, images)
+            last = self.exchanges[-1]
+            steps = self.tools.run(answer.text, len(last.steps))
+            if not steps:
+                shown.release()
+                return answer
+            last.steps += tuple(steps)
 
     def _last(self) -> Exchange:
         if not self.exchanges:

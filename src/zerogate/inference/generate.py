@@ -247,6 +247,16 @@ class Engine:
         return [[row for row in rows if lengths[row] == length] for length in dict.fromkeys(lengths[r] for r in rows)]
 
     @contextmanager
+    def only(self, adapter: str | None) -> Iterator[None]:
+        """Have one adapter in use, or none (`__base__`), for what calls the model directly.
+
+        Raises:
+            UserError: there is no such adapter.
+        """
+        with self._adapted([self.resolve(adapter)]):
+            yield
+
+    @contextmanager
     def _adapted(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Make the rows' adapters the ones in use; yields what `generate` needs to be told for it."""
         if len(set(names)) > 1:

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import json
 from collections.abc import Callable, Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from zerogate.tools.registry import Toolbox
 from zerogate.tools.search.engine import open_engine, search
 from zerogate.tools.tool import Tool
 
-_PLAIN: dict[str, Callable[[], Tool]] = {"calculator": calculator, "calendar": calendar}
+_PLAIN = ("calculator", "calendar")
 _WITH_FILE: dict[str, Callable[[str], Tool]] = {
     "search": lambda path: search(open_engine("fts5", path, cache_folder() / "search")),
     "bm25": lambda path: search(open_engine("bm25", path, cache_folder() / "search"), "Search2"),
@@ -27,8 +28,8 @@ _WITH_FILE: dict[str, Callable[[str], Tool]] = {
 }
 
 
-def named_tools(words: Iterable[str]) -> Toolbox:
-    """The tools that some words name; commas part them too.
+def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) -> Toolbox:
+    """The tools that some words name; commas part them too. `today` is the calendar's clock.
 
     Raises:
         UserError: no such tool, a file that is missing or is none, or two of one name.
@@ -36,7 +37,7 @@ def named_tools(words: Iterable[str]) -> Toolbox:
     tools = Toolbox()
     for word in (part.strip() for given in words for part in given.split(",")):
         if word:
-            tools.add(_tool(word))
+            tools.add(_tool(word, today))
     if not tools:
         raise UserError(f"name a tool: {', '.join(known_words())}")
     return tools
@@ -47,12 +48,12 @@ def known_words() -> list[str]:
     return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "MODULE:TOOL"]
 
 
-def _tool(word: str) -> Tool:
+def _tool(word: str, today: Callable[[], date]) -> Tool:
     name, given, path = word.partition("=")
     if name in _WITH_FILE and given:
         return _WITH_FILE[name](path)
     if word in _PLAIN:
-        return _PLAIN[word]()
+        return calculator() if word == "calculator" else calendar(today)
     if name in _WITH_FILE:
         raise UserError(f"the tool {name} needs a file: {name}=FILE")
     if ":" in word:

@@ -67,7 +67,7 @@ class _Text:
         self.logits_V = self._forward(ids)
 
     def take_back(self, count: int, logits_V: Tensor) -> None:
-        self.cache.crop(self.length - count)
+        self.cache.crop(-count)
         self.length -= count
         del self.new[len(self.new) - count :]
         self.logits_V = logits_V
@@ -83,6 +83,7 @@ def answer_with_tools(
     open_top_k: int = 10,
     most_calls: int = 1,
     choose: Callable[[Tensor], int] | None = None,
+    told: Callable[[list[int], Called | None], None] | None = None,
 ) -> Answer:
     """Continue a prompt, with calls.
 
@@ -95,7 +96,9 @@ def answer_with_tools(
         open_top_k: k of the paper's decoding; 1 opens a call only where nothing is likelier.
         most_calls: at most so many; 0 switches tools off.
         choose: picks a token by the logits [V]; the likeliest by default.
+        told: hears of each token, and of each call with all its tokens, once they are settled.
     """
+    told = told or (lambda ids, called: None)
     choose = choose or (lambda logits_V: int(logits_V.argmax()))
     opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"]
     ends = set(end_tokens(model, tokenizer))
@@ -104,13 +107,16 @@ def answer_with_tools(
     text, answer = _Text(model, prompt), Answer()
     while len(text.new) < room:
         if len(answer.calls) < most_calls and _opens(text, opening, open_top_k):
+            begun = len(text.new) - len(opening)
             answer.calls.append(_call(text, tokenizer, tools, choose, ends, room, len(opening)))
+            told(text.new[begun:], answer.calls[-1])
             continue
         token = choose(_without_opening(text, opening))
         if token in ends:
             answer.ended = True
             break
         text.add([token])
+        told([token], None)
     answer.ids = text.new[:room]
     answer.text = str(tokenizer.decode(answer.ids, skip_special_tokens=True))
     return answer

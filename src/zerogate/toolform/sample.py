@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList
 
 from zerogate.bases.decode import decode_batch
 from zerogate.bases.sampling import RowSampler, Sampling
-from zerogate.tools.annotate.positions import likely_positions
+from zerogate.toolform.positions import Text, likely_positions
 from zerogate.tools.inline import CLOSE, OPEN, find_calls, without_calls, write_call
 from zerogate.tools.tool import Tool
 
@@ -31,7 +31,7 @@ class Proposed:
     Attributes:
         positions: i and p_i, by falling probability.
         sampled: how many calls were begun.
-        calls: position and input of those that are well formed, each once, in the order of the text.
+        calls: position and input of those that are well formed, each once, in order.
     """
 
     positions: list[tuple[int, float]]
@@ -62,51 +62,59 @@ def propose(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tool: Tool,
-    before: Sequence[int],
-    text: Sequence[int],
+    texts: Sequence[Text],
     *,
+    opening: str = OPEN,
     seed: int = 0,
     temperature: float = 1.0,
-    batch_size: int = 32,
-) -> Proposed:
-    """Find positions and sample calls.
+    batch_size: int = 64,
+) -> list[Proposed]:
+    """Find positions and sample calls in several texts.
 
     Args:
         model: in eval mode; a large one with `few_shot` before the text, or a small one with an adapter that proposes.
         tokenizer: its tokenizer.
         tool: says how many positions, and calls at each.
-        before: the tokens before the text; at least one.
-        text: the text's tokens.
+        texts: what to look at.
+        opening: how a call begins: the bracket alone where the prompt is about one tool, the tool's name with it where
+            the model has to choose among several.
         seed: the same one gives the same calls for the same text.
         temperature: of the sampling.
         batch_size: calls at a time.
     """
     settings = tool.sampling
-    opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"]
+    opened = tokenizer(opening, add_special_tokens=False)["input_ids"]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     positions = likely_positions(
-        model, before, text, opening, threshold=settings.threshold, most=settings.positions, pad_token_id=pad
+        model, texts, opened, threshold=settings.threshold, most=settings.positions, pad_token_id=pad
     )
-    asked = [index for index, _ in sorted(positions) for _ in range(settings.calls)]
+    asked = []
+    for row, (text, found) in enumerate(zip(texts, positions, strict=True)):
+        places = [index for index, _ in sorted(found) for _ in range(settings.calls)]
+        seeds = [_seed(seed, tool.name, text.ids, number) for number in range(len(places))]
+        asked += [(row, index, one) for index, one in zip(places, seeds, strict=True)]
+    # Prompts of like length together; in what order they are answered does not matter.
+    asked.sort(key=lambda one: len(texts[one[0]].before) + one[1])
+    calls: list[set[tuple[int, str]]] = [set() for _ in texts]
     sampling = Sampling(temperature=temperature, top_p=1.0)
-    found: dict[tuple[int, str], None] = {}
     for at in range(0, len(asked), batch_size):
-        part = asked[at : at + batch_size]
-        seeds = [_seed(seed, tool.name, text, number) for number in range(at, at + len(part))]
+        batch = asked[at : at + batch_size]
         new = decode_batch(
             model,
             tokenizer,
-            [[*before, *text[:index], *opening] for index in part],
+            [[*texts[row].before, *texts[row].ids[:index], *opened] for row, index, _ in batch],
             max_new_tokens=MOST_TOKENS,
             stop=[CLOSE],
-            logits_processor=LogitsProcessorList([RowSampler(sampling, seeds)]),
+            logits_processor=LogitsProcessorList([RowSampler(sampling, [one for _, _, one in batch])]),
         )
-        for index, ids in zip(part, new, strict=True):
-            said, closed, _ = str(tokenizer.decode(ids, skip_special_tokens=True)).partition(CLOSE)
-            calls = find_calls(f"[{said.strip()}]", [tool.name]) if closed else []
-            if len(calls) == 1 and calls[0].result is None:
-                found[(index, calls[0].input)] = None
-    return Proposed(positions, len(asked), list(found))
+        for (row, index, _), ids in zip(batch, new, strict=True):
+            said, closed, _ = str(tokenizer.decode([*opened, *ids], skip_special_tokens=True)).partition(CLOSE)
+            made = find_calls(f"{said}{CLOSE}", [tool.name]) if closed else []
+            if len(made) == 1 and made[0].result is None and made[0].start == 0:
+                calls[row].add((index, made[0].input))
+    return [
+        Proposed(found, settings.calls * len(found), sorted(made)) for found, made in zip(positions, calls, strict=True)
+    ]
 
 
 def _seed(seed: int, name: str, text: Sequence[int], number: int) -> int:

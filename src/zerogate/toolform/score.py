@@ -14,6 +14,9 @@ from zerogate.data.collate import Collator
 POSITIONS = 8192
 """Positions per forward pass, padding included."""
 
+NUMBERS = 2**27
+"""Probabilities per forward pass: a large vocabulary has fewer positions."""
+
 
 class Row(NamedTuple):
     """A sequence of which some tokens are scored.
@@ -65,6 +68,8 @@ def _logits(
     head = output_head(model)
     device = next(head.parameters()).device
     collate = Collator(pad_token_id)
+    vocabulary: int = next(head.parameters()).shape[0]
+    positions = min(positions, max(1, NUMBERS // vocabulary))
     for batch in _batches([len(row.ids) for row in rows], positions):
         items = []
         for index in batch:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
 from zerogate.errors import UserError
-from zerogate.tools.annotate.filter import Candidate, weigh
-from zerogate.tools.annotate.heuristics import worth_asking
-from zerogate.tools.annotate.merge import Kept, merge
-from zerogate.tools.annotate.sample import few_shot, propose
-from zerogate.tools.inline import write_call
+from zerogate.toolform.document import Clock, Document
+from zerogate.toolform.filter import Candidate, weigh
+from zerogate.toolform.heuristics import makes_sense, worth_asking
+from zerogate.toolform.merge import Kept, merge
+from zerogate.toolform.positions import Text
+from zerogate.toolform.sample import few_shot, propose
+from zerogate.tools.inline import OPEN, write_call
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.tool import Tool
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
+AT_ONCE = 16
+"""Documents at a time, after which a stopped run goes on."""
+
 THRESHOLDS = (0.5, 1.0, 2.0)
 """tau_f at which the funnel counts, as the paper's table 2 does."""
 
@@ -36,13 +41,13 @@ def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tools: Toolbox,
-    documents: Sequence[str],
+    documents: Sequence[Document],
     target: Path,
     *,
     shown: bool = True,
     seed: int = 0,
     temperature: float = 1.0,
-    batch_size: int = 32,
+    batch_size: int = 64,
     progress: Progress | None = None,
 ) -> None:
     """Positions and calls that the model proposes.
@@ -61,36 +66,63 @@ def sample(
         UserError: `target` holds other documents or settings.
     """
     settings = {"seed": seed, "temperature": temperature, "shown": shown, "tools": _described(tools)}
+    start = start_tokens(tokenizer)
 
-    def work(row: Row) -> Row:
-        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-        found = {}
+    def work(rows: list[Row]) -> list[Row]:
+        done = [
+            {**row, "ids": tokenizer(row["text"], add_special_tokens=False)["input_ids"], "tools": {}} for row in rows
+        ]
         for name, tool in tools.items():
-            if not worth_asking(name, row["text"]):
-                continue
-            before = [*_start(tokenizer), *(_prompt(tokenizer, tool, row["text"]) if shown else [])]
+            asked = [row for row in done if worth_asking(name, row["text"], row["date"])]
+            texts = [
+                Text([*start, *(_prompt(tokenizer, tool, row["text"]) if shown else [])], row["ids"]) for row in asked
+            ]
             made = propose(
-                model, tokenizer, tool, before, ids, seed=seed, temperature=temperature, batch_size=batch_size
+                model,
+                tokenizer,
+                tool,
+                texts,
+                opening=OPEN if shown else OPEN + name,
+                seed=seed,
+                temperature=temperature,
+                batch_size=batch_size,
             )
-            calls = [{"position": position, "input": given} for position, given in made.calls]
-            found[name] = {"positions": made.positions, "sampled": made.sampled, "calls": calls}
-        return {**row, "ids": ids, "tools": found}
+            for row, one in zip(asked, made, strict=True):
+                calls = [
+                    {"position": position, "input": given}
+                    for position, given in one.calls
+                    if makes_sense(name, given, str(tokenizer.decode(row["ids"][:position])))
+                ]
+                row["tools"][name] = {"positions": one.positions, "sampled": one.sampled, "calls": calls}
+        return done
 
-    rows = [{"row": number, "text": text} for number, text in enumerate(documents, start=1)]
+    rows = [{"row": number, **vars(document)} for number, document in enumerate(documents, start=1)]
     _run(rows, target, settings, work, progress)
 
 
-def execute(tools: Toolbox, source: Path, target: Path, progress: Progress | None = None) -> None:
-    """Run every call; `result`, or `error` where none came."""
+def execute(
+    tools: Toolbox, source: Path, target: Path, clock: Clock | None = None, progress: Progress | None = None
+) -> None:
+    """Run every call; `result`, or `error` where none came.
 
-    def work(row: Row) -> Row:
-        for name, found in row["tools"].items():
-            for call in found["calls"]:
-                called = tools.call(name, call["input"])
-                call |= {"result": called.result} if called.error is None else {"error": called.error}
-        return row
+    Args:
+        tools: what is called.
+        source, target: JSONL files.
+        clock: the calendar's, to be set to each document's day.
+        progress: called with documents done and in all.
+    """
 
-    _run(whole_lines(source), target, {"tools": _described(tools)}, work, progress)
+    def work(rows: list[Row]) -> list[Row]:
+        for row in rows:
+            if clock is not None:
+                clock.set(row["date"])
+            for name, found in row["tools"].items():
+                for call in found["calls"]:
+                    called = tools.call(name, call["input"])
+                    call |= {"result": called.result} if called.error is None else {"error": called.error}
+        return rows
+
+    _run(_source(source), target, {"tools": _described(tools)}, work, progress)
 
 
 def weigh_calls(
@@ -103,18 +135,24 @@ def weigh_calls(
     """The losses with and without every call that has a result, and its gain."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
-    def work(row: Row) -> Row:
-        calls = [(name, call) for name, found in row["tools"].items() for call in found["calls"] if "result" in call]
-        candidates = []
-        for name, call in calls:
-            empty, full = (write_call(name, call["input"], result) for result in ("", call["result"]))
-            ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (empty, full)]
-            candidates.append(Candidate(call["position"], ids[0], ids[1]))
-        for (_, call), losses in zip(calls, weigh(model, _start(tokenizer), row["ids"], candidates, pad), strict=True):
-            call |= {"losses": [losses.nothing, losses.empty, losses.result], "gain": losses.gain}
-        return row
+    def candidate(name: str, call: Row) -> Candidate:
+        empty, full = (write_call(name, call["input"], result) for result in ("", call["result"]))
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (empty, full)]
+        return Candidate(call["position"], ids[0], ids[1])
 
-    _run(whole_lines(source), target, {}, work, progress)
+    def work(rows: list[Row]) -> list[Row]:
+        calls = [
+            [(name, call) for name, found in row["tools"].items() for call in found["calls"] if "result" in call]
+            for row in rows
+        ]
+        texts = [(row["ids"], [candidate(*one) for one in some]) for row, some in zip(rows, calls, strict=True)]
+        weighed = weigh(model, start_tokens(tokenizer), texts, pad)
+        for some, all_losses in zip(calls, weighed, strict=True):
+            for (_, call), losses in zip(some, all_losses, strict=True):
+                call |= {"losses": [losses.nothing, losses.empty, losses.result], "gain": losses.gain}
+        return rows
+
+    _run(_source(source), target, {}, work, progress)
 
 
 def augment(tokenizer: PreTrainedTokenizerBase, tools: Toolbox, source: Path, target: Path) -> int:
@@ -124,7 +162,7 @@ def augment(tokenizer: PreTrainedTokenizerBase, tools: Toolbox, source: Path, ta
         How many there are.
     """
     lines = []
-    for row in whole_lines(source):
+    for row in _source(source):
         kept, told = [], []
         for name, found in row["tools"].items():
             for call in found["calls"]:
@@ -135,7 +173,16 @@ def augment(tokenizer: PreTrainedTokenizerBase, tools: Toolbox, source: Path, ta
         if kept:
             ids = merge(row["ids"], kept)
             text = str(tokenizer.decode(ids, skip_special_tokens=True))
-            lines.append({"row": row["row"], "text": text, "input_ids": ids, "plain": row["text"], "calls": told})
+            lines.append(
+                {
+                    "row": row["row"],
+                    "text": text,
+                    "ids": ids,
+                    "plain": row["text"],
+                    "plain_ids": row["ids"],
+                    "calls": told,
+                }
+            )
     partial = target.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     partial.replace(target)
@@ -148,7 +195,7 @@ def funnel(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
         for name, found in row["tools"].items():
-            one = counts.setdefault(name, dict.fromkeys(_STEPS, 0))
+            one = counts.setdefault(name, dict.fromkeys(STEPS, 0))
             gains = [call["gain"] for call in found["calls"] if "gain" in call]
             one["documents"] += 1
             one["positions"] += len(found["positions"])
@@ -160,11 +207,21 @@ def funnel(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
     return counts
 
 
-_STEPS = ("documents", "positions", "sampled", "well formed", "executed", *(f"kept at {t:g}" for t in THRESHOLDS))
+STEPS = ("documents", "positions", "sampled", "well formed", "executed", *(f"kept at {t:g}" for t in THRESHOLDS))
+
+
+def _source(file: Path) -> list[Row]:
+    if not file.exists():
+        raise UserError(f"{file} is not there: run the stage before this one first")
+    return whole_lines(file)
 
 
 def _run(
-    rows: list[Row], target: Path, settings: dict[str, Any], work: Callable[[Row], Row], progress: Progress | None
+    rows: list[Row],
+    target: Path,
+    settings: dict[str, Any],
+    work: Callable[[list[Row]], list[Row]],
+    progress: Progress | None,
 ) -> None:
     beside = target.with_suffix(".settings.json")
     done: list[Row] = []
@@ -179,10 +236,10 @@ def _run(
     target.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     with target.open("ab") as opened:
-        for number in range(len(done), len(rows)):
-            append_lines(opened, [work(rows[number])])
+        for at in range(len(done), len(rows), AT_ONCE):
+            append_lines(opened, work(rows[at : at + AT_ONCE]))
             if progress is not None:
-                progress(number + 1, len(rows))
+                progress(min(at + AT_ONCE, len(rows)), len(rows))
 
 
 def _described(tools: Toolbox) -> dict[str, Any]:
@@ -190,7 +247,12 @@ def _described(tools: Toolbox) -> dict[str, Any]:
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
-def _start(tokenizer: Any) -> list[int]:
+def start_tokens(tokenizer: Any) -> list[int]:
+    """What every text begins with: BOS, or where there is none EOS.
+
+    Raises:
+        UserError: there is neither.
+    """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
         raise UserError("the tokenizer has neither a BOS nor an EOS token, one of which every text is to begin with")

@@ -10,7 +10,8 @@ import torch
 from tiny_base import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zerogate.tools.annotate.sample import few_shot, propose
+from zerogate.toolform.positions import Text
+from zerogate.toolform.sample import few_shot, propose
 from zerogate.tools.calculator import calculator
 from zerogate.tools.inline import OPEN
 from zerogate.tools.tool import Sampling
@@ -42,16 +43,24 @@ def test_calls_are_found_where_the_model_would_make_them(taught: tuple[Any, Any]
     text = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     before = [tokenizer.bos_token_id or 0]
     tool = replace(calculator(), sampling=Sampling(threshold=0.05, positions=3, calls=4))
-    found = propose(model, tokenizer, tool, before, text)
+    other_text = tokenizer("The owl sleeps.", add_special_tokens=False)["input_ids"]
+    texts = [Text(before, text), Text(before, other_text)]
+    found, _ = propose(model, tokenizer, tool, texts)
     index, chance = found.positions[0]
     assert tokenizer.decode(text[index:]).startswith(" 216") and chance > 0.5
     assert found.sampled == 4 * len(found.positions)
     assert (index, "12 * 18") in found.calls
-    assert propose(model, tokenizer, tool, before, text, batch_size=1) == found, "batches do not matter"
-    assert propose(model, tokenizer, tool, before, text) == found, "nor what was drawn before"
+    assert propose(model, tokenizer, tool, texts, batch_size=1)[0] == found, "batches do not matter"
+    assert propose(model, tokenizer, tool, texts[:1]) == [found], "nor other texts"
     # A tool of another name: the model writes calls, and none of them is this one's.
-    other = propose(model, tokenizer, replace(tool, name="Calendar"), before, text)
+    (other,) = propose(model, tokenizer, replace(tool, name="Calendar"), texts[:1])
     assert other.positions == found.positions and other.calls == []
+    # With its name in the opening: the same calls where the model chooses among tools by itself.
+    (named,) = propose(model, tokenizer, tool, texts[:1], opening=f"{OPEN}Calculator")
+    assert named.positions[0][0] == index and (index, "12 * 18") in named.calls
+    assert (
+        propose(model, tokenizer, replace(tool, name="Calendar"), texts[:1], opening=f"{OPEN}Calendar")[0].calls == []
+    )
     assert tokenizer(OPEN, add_special_tokens=False)["input_ids"]
 
 

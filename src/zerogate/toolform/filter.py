@@ -9,13 +9,13 @@ z is put before the text, not into it: the model has not learned yet to find cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from zerogate.tools.annotate.score import Row, log_probs
+from zerogate.toolform.score import Row, log_probs
 
 _RAW = (1.0, 0.8, 0.6, 0.4, 0.2)
 WEIGHTS = tuple(weight / sum(_RAW) for weight in _RAW)
@@ -55,36 +55,47 @@ class Losses:
 
 
 def weigh(
-    model: nn.Module, start: Sequence[int], text: Sequence[int], candidates: Sequence[Candidate], pad_token_id: int
-) -> list[Losses]:
-    """The losses of all candidates of a text.
+    model: nn.Module,
+    start: Sequence[int],
+    texts: Sequence[tuple[Sequence[int], Sequence[Candidate]]],
+    pad_token_id: int,
+) -> list[list[Losses]]:
+    """The losses of all candidates of some texts.
 
-    The losses without a call come from one pass over the text, for all candidates; each candidate then has two short
+    The losses without a call come from one pass over a text, for all its candidates; each candidate then has two short
     sequences of its own, which end where the weights do.
 
     Args:
         model: a causal language model in eval mode.
         start: the tokens that every sequence begins with (BOS); at least one.
-        text: the text's tokens.
-        candidates: calls in it.
+        texts: each with its tokens and the candidates in it.
         pad_token_id: what to pad with.
     """
+    rows = []
+    for text, candidates in texts:
+        if candidates:
+            end = min(max(one.position for one in candidates) + len(WEIGHTS), len(text))
+            rows.append(Row([*start, *text[:end]], len(start), len(start) + end))
+        for one in candidates:
+            end = min(one.position + len(WEIGHTS), len(text))
+            for ids in (one.call, one.called):
+                before = len(start) + len(ids)
+                rows.append(Row([*start, *ids, *text[:end]], before + one.position, before + end))
+    scored = iter(log_probs(model, rows, pad_token_id))
+    return [_losses(scored, candidates) for _, candidates in texts]
+
+
+def _losses(scored: Iterator[Tensor], candidates: Sequence[Candidate]) -> list[Losses]:
     if not candidates:
         return []
-    rows = [Row([*start, *text], len(start), len(start) + len(text))]
-    for one in candidates:
-        end = min(one.position + len(WEIGHTS), len(text))
-        for ids in (one.call, one.called):
-            before = len(start) + len(ids)
-            rows.append(Row([*start, *ids, *text[:end]], before + one.position, before + end))
-    plain, *others = log_probs(model, rows, pad_token_id)
+    plain = next(scored)
     return [
         Losses(
             _weighted(plain[one.position : one.position + len(WEIGHTS)]),
-            _weighted(others[2 * number]),
-            _weighted(others[2 * number + 1]),
+            _weighted(next(scored)),
+            _weighted(next(scored)),
         )
-        for number, one in enumerate(candidates)
+        for one in candidates
     ]
 
 

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zerogate.data.jsonl import whole_lines
 from zerogate.errors import UserError
+from zerogate.toolform.document import Clock, Document
+from zerogate.toolform.heuristics import makes_sense, something_to_calculate, something_to_translate, worth_asking
+from zerogate.toolform.stages import augment, execute, funnel, sample, weigh_calls
 from zerogate.tools import Toolbox
-from zerogate.tools.annotate.heuristics import something_to_calculate, worth_asking
-from zerogate.tools.annotate.stages import augment, execute, funnel, sample, weigh_calls
 from zerogate.tools.calculator import calculator
 from zerogate.tools.calendar import calendar
 from zerogate.tools.tool import Sampling
@@ -62,10 +63,11 @@ def test_from_documents_to_texts_with_calls(taught: tuple[Any, Any], tmp_path: P
     files = [tmp_path / f"{name}.jsonl" for name in ("sampled", "executed", "weighed", "augmented")]
     seen: list[tuple[int, int]] = []
     options: dict[str, Any] = {"shown": False, "progress": lambda done, total: seen.append((done, total))}
-    sample(model, tokenizer, tools(), [PLAIN, OTHER], files[0], **options)
-    assert seen == [(1, 2), (2, 2)]
+    sample(model, tokenizer, tools(), [Document(PLAIN, "2026-05-28"), Document(OTHER)], files[0], **options)
+    assert seen == [(2, 2)]
     first, second = whole_lines(files[0])
-    assert "Calculator" in first["tools"] and "Calculator" not in second["tools"], "nothing to calculate there"
+    assert set(first["tools"]) == {"Calculator", "Calendar"}
+    assert second["tools"] == {}, "nothing to calculate there, and nobody knows the day"
     place = len(tokenizer("Jars: 12 * 18 =", add_special_tokens=False)["input_ids"])
     assert {"position": place, "input": "12 * 18"} in first["tools"]["Calculator"]["calls"]
     execute(tools(), files[0], files[1])
@@ -77,17 +79,20 @@ def test_from_documents_to_texts_with_calls(taught: tuple[Any, Any], tmp_path: P
     assert augment(tokenizer, tools(), files[2], files[3]) == 1
     (made,) = whole_lines(files[3])
     assert made["text"] == PLAIN.replace(" 216", " [Calculator(12 * 18) -> 216] 216")
-    assert tokenizer.decode(made["input_ids"]) == made["text"] and made["plain"] == PLAIN
+    assert tokenizer.decode(made["ids"]) == made["text"] and made["plain"] == PLAIN
     counted = funnel(whole_lines(files[2]))["Calculator"]
     assert counted["documents"] == 1 and counted["sampled"] == 4 * counted["positions"]
     assert counted["well formed"] >= counted["executed"] >= counted["kept at 0.5"] >= counted["kept at 2"]
     assert counted["kept at 1"] >= 1
 
 
-def test_a_stage_that_was_stopped_goes_on(taught: tuple[Any, Any], tmp_path: Path) -> None:
+def test_a_stage_that_was_stopped_goes_on(
+    taught: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = taught
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
-    documents = [PLAIN, OTHER, PLAIN + " ", OTHER + " "]
+    monkeypatch.setattr("zerogate.toolform.stages.AT_ONCE", 1)
+    documents = [Document(text) for text in (PLAIN, OTHER, PLAIN + " ", OTHER + " ")]
     sample(model, tokenizer, tools(), documents, whole, shown=False)
     sample(model, tokenizer, tools(), documents, torn, shown=False)
     lines = torn.read_bytes().splitlines(keepends=True)
@@ -103,7 +108,7 @@ def test_a_stage_that_was_stopped_goes_on(taught: tuple[Any, Any], tmp_path: Pat
 
 def test_the_prompt_has_the_document(taught: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = taught
-    sample(model, tokenizer, Toolbox([calendar()]), [OTHER], tmp_path / "shown.jsonl")
+    sample(model, tokenizer, Toolbox([calendar()]), [Document(OTHER, "2026-05-28")], tmp_path / "shown.jsonl")
     row = json.loads((tmp_path / "shown.jsonl").read_text())
     assert row["ids"] == tokenizer(OTHER, add_special_tokens=False)["input_ids"] and "Calendar" in row["tools"]
 
@@ -124,4 +129,27 @@ def test_the_prompt_has_the_document(taught: tuple[Any, Any], tmp_path: Path) ->
 )
 def test_what_is_worth_asking_the_calculator(text: str, worth: bool) -> None:
     assert something_to_calculate(text) == worth == worth_asking("Calculator", text)
-    assert worth_asking("Calendar", text)
+    assert worth_asking("Calendar", text, "2026-05-28") and not worth_asking("Calendar", text)
+
+
+def test_what_is_worth_translating() -> None:
+    english = "The old woman went to the market to buy some bread and cheese."
+    german = "Die alte Frau ging jeden Morgen auf den Markt, um frisches Brot und Butter zu kaufen."
+    assert something_to_translate(f"{english} {german} {english}") and worth_asking(
+        "MT", f"{english} {german} {english}"
+    )
+    assert not something_to_translate(f"{english} {english} {english}")
+    assert not something_to_translate(f"{german} {english}"), "nothing English before it"
+    assert makes_sense("MT", "jeden Morgen", german) and not makes_sense("MT", "jeden Abend", german)
+    assert makes_sense("Calculator", "1 + 1", "")
+
+
+def test_the_calendar_knows_the_day_of_each_document(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    clock = Clock()
+    call = {"positions": [], "sampled": 1, "calls": [{"position": 0, "input": ""}]}
+    days = ("2026-05-28", "2023-01-30")
+    rows = [{"text": "x", "date": day, "truth": [], "ids": [5], "tools": {"Calendar": call}} for day in days]
+    (tmp_path / "sampled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    execute(Toolbox([calendar(clock)]), tmp_path / "sampled.jsonl", tmp_path / "executed.jsonl", clock)
+    said = [row["tools"]["Calendar"]["calls"][0]["result"] for row in whole_lines(tmp_path / "executed.jsonl")]
+    assert said == ["Today is Thursday, May 28, 2026.", "Today is Monday, January 30, 2023."]

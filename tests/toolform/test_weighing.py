@@ -11,10 +11,10 @@ from tiny_base import make_base
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from zerogate.tools.annotate.filter import WEIGHTS, Candidate, weigh
-from zerogate.tools.annotate.merge import Kept, merge
-from zerogate.tools.annotate.positions import likely_positions
-from zerogate.tools.annotate.score import Row, log_probs, token_log_probs
+from zerogate.toolform.filter import WEIGHTS, Candidate, weigh
+from zerogate.toolform.merge import Kept, merge
+from zerogate.toolform.positions import Text, likely_positions
+from zerogate.toolform.score import Row, log_probs, token_log_probs
 
 PAD = 0
 
@@ -63,15 +63,19 @@ def test_log_probabilities_do_not_depend_on_the_batch(model: Any, positions: int
 @pytest.mark.parametrize("most", [1, 3, 50])
 def test_the_likeliest_positions_are_those_of_a_search_one_by_one(model: Any, opening: list[int], most: int) -> None:
     before, text = ids(6, 1), ids(30, 2)
+    options = {"threshold": 0.0, "most": 3, "pad_token_id": PAD}
     every = [(torch.tensor(chance(model, before + text[:i], opening)).exp().item(), i) for i in range(len(text))]
     every.sort(key=lambda one: (-one[0], one[1]))
     threshold = every[12][0] * (1 + 1e-4)
-    found = likely_positions(model, before, text, opening, threshold=threshold, most=most, pad_token_id=PAD)
+    texts = [Text(before, text), Text(before, []), Text(before, ids(9, 4))]
+    found, nothing, short = likely_positions(model, texts, opening, threshold=threshold, most=most, pad_token_id=PAD)
     expected = [one for one in every if one[0] > threshold][:most]
     assert [index for index, _ in found] == [index for _, index in expected]
     assert [p for _, p in found] == pytest.approx([p for p, _ in expected], rel=1e-4)
-    assert likely_positions(model, before, [], opening, threshold=0.0, most=3, pad_token_id=PAD) == []
-    assert len(likely_positions(model, before, text, opening, threshold=0.0, most=40, pad_token_id=PAD)) == 30
+    assert nothing == []
+    (alone_,) = likely_positions(model, texts[2:], opening, threshold=threshold, most=most, pad_token_id=PAD)
+    assert [index for index, _ in short] == [index for index, _ in alone_]
+    assert len(likely_positions(model, texts[:1], opening, **(options | {"most": 40}))[0]) == 30
 
 
 def test_weights_are_the_papers() -> None:
@@ -92,12 +96,15 @@ def test_losses_are_those_of_whole_texts_one_by_one(model: Any) -> None:
             if position + t < len(text)
         )
 
-    for one, ours in zip(candidates, weigh(model, start, text, candidates, PAD), strict=True):
+    other = [Candidate(3, ids(5, 50), ids(7, 51))]
+    found, none, last = weigh(model, start, [(text, candidates), (ids(9, 8), []), (ids(12, 9), other)], PAD)
+    ((again,),) = weigh(model, start, [(ids(12, 9), other)], PAD)
+    assert none == [] and last[0].gain == pytest.approx(again.gain, abs=1e-4)
+    for one, ours in zip(candidates, found, strict=True):
         assert ours.nothing == pytest.approx(loss([], one.position), rel=1e-3)
         assert ours.empty == pytest.approx(loss(list(one.call), one.position), rel=1e-3)
         assert ours.result == pytest.approx(loss(list(one.called), one.position), rel=1e-3)
         assert ours.gain == min(ours.nothing, ours.empty) - ours.result
-    assert weigh(model, start, text, [], PAD) == []
 
 
 def test_calls_go_in_by_tokens_and_the_better_one_at_a_place() -> None:

@@ -1,0 +1,271 @@
+"""A Toolformer from recipe to answers, stage by stage; each stage goes on where it was stopped.
+
+    from zerogate.toolform.recipe import load_toolform
+    from zerogate.toolform.run import Toolform
+    Toolform(load_toolform("recipes/toolform-pocket.yaml")).run()
+
+In the output folder stand `sampled.jsonl`, `executed.jsonl`, `filtered.jsonl` and `merged.jsonl`, the trained adapters
+(`proposer`, `adapter`, `without-calls`), every answer under `answers`, and `report.md` with `results.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from zerogate.bases.adapted import load_adapted
+from zerogate.bases.load import load_base
+from zerogate.data.jsonl import changed_settings, whole_lines
+from zerogate.data.load import Data
+from zerogate.errors import UserError
+from zerogate.toolform import pocket, report
+from zerogate.toolform.document import Clock, Document, read_demonstrations, read_documents
+from zerogate.toolform.evaluate import ask, perplexity
+from zerogate.toolform.learn import demonstrations_data, texts_data
+from zerogate.toolform.positions import Text
+from zerogate.toolform.recipe import ToolformRecipe
+from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
+from zerogate.toolform.tasks import read_task
+from zerogate.tools.named import named_tools
+from zerogate.tools.registry import Toolbox
+from zerogate.training.checkpoints import write_text
+from zerogate.training.run import train
+from zerogate.training.run_folder import read_summary
+
+STAGES = ("sample", "execute", "filter", "merge", "train", "evaluate")
+_POCKET = "pocket"
+_HELD_OUT = 200
+
+
+class Toolform:
+    """One recipe, and what has come of it so far.
+
+    Args:
+        recipe: from `load_toolform`.
+        console: where to report; standard error by default.
+
+    Raises:
+        UserError: a tool that is not there, a `sampling` for none of them, or a folder of another recipe.
+    """
+
+    def __init__(self, recipe: ToolformRecipe, console: Console | None = None) -> None:
+        self.recipe, self.console = recipe, console or Console(stderr=True, highlight=False)
+        self.folder, self.clock = Path(recipe.output), Clock()
+        self.tools = _tools(recipe, self.clock)
+        self.tasks = {name: found for one in recipe.evaluate for name, found in read_task(**dict(one)).items()}
+        self._refuse_other()
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        """What calls are put into."""
+        section = self.recipe.documents
+        return (
+            pocket.documents(section.limit or 1000)
+            if section.path == _POCKET
+            else read_documents(section.path, section.limit)
+        )
+
+    def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        """Run some of the stages, in their order."""
+        for number, stage in enumerate(STAGES, start=1):
+            if stage in stages:
+                self.console.rule(f"{number} of {len(STAGES)}: {stage}", align="left")
+                getattr(self, f"_{stage}")()
+        if (self.folder / "filtered.jsonl").exists():
+            self.write_report()
+
+    def _sample(self) -> None:
+        documents = self.documents
+        proposer = self._adapt("proposer", self._demonstrations()) if self.recipe.proposer else None
+        model, tokenizer = self._model(proposer)
+        with self._progress("documents") as progress:
+            sample(
+                model, tokenizer, self.tools, documents, self._file("sampled"),
+                shown=proposer is None, seed=self.recipe.seed, temperature=self.recipe.temperature,
+                batch_size=self.recipe.batch_size, progress=progress,
+            )  # fmt: skip
+
+    def _execute(self) -> None:
+        with self._progress("documents") as progress:
+            execute(self.tools, self._file("sampled"), self._file("executed"), self.clock, progress)
+
+    def _filter(self) -> None:
+        model, tokenizer = self._model(self._trained("proposer") if self.recipe.proposer else None)
+        with self._progress("documents") as progress:
+            weigh_calls(model, tokenizer, self._file("executed"), self._file("filtered"), progress)
+
+    def _merge(self) -> None:
+        tokenizer = self._tokenizer
+        count = augment(tokenizer, self.tools, self._file("filtered"), self._file("merged"))
+        self.console.print(f"{count:,} of {len(whole_lines(self._file('filtered'))):,} texts have calls that help")
+
+    def _train(self) -> None:
+        rows = self._merged()
+        for name, column in (("adapter", "ids"), ("without-calls", "plain_ids")):
+            if name == "adapter" or self.recipe.without_calls:
+                texts = [row[column] for row in rows]
+                self._adapt(name, texts_data(self._tokenizer, texts, self.recipe.max_length))
+
+    def _adapt(self, which: str, data: Data) -> Path:
+        """The trained adapter; what is trained already is taken as it is."""
+        recipe = self.recipe.training(which, self.folder)
+        if read_summary(Path(recipe.output)) is None:
+            resume = (Path(recipe.output) / "recipe.yaml").exists()
+            train(recipe, resume=resume, console=self.console, data=data)
+        return self._trained(which)
+
+    def _evaluate(self) -> None:
+        if not self.tasks:
+            self.console.print("the recipe's `evaluate` names nothing to ask")
+            return
+        folder = self.folder / "answers"
+        folder.mkdir(exist_ok=True)
+        results: dict[str, Any] = {}
+        kinds = [("base", None, 0), ("without calls", "without-calls", 0), ("tools off", "adapter", 0)]
+        for name, which, calls in [*kinds, ("with tools", "adapter", self.recipe.most_calls)]:
+            if which == "without-calls" and not self.recipe.without_calls:
+                continue
+            model, tokenizer = self._model(self._trained(which) if which else None)
+            start = start_tokens(tokenizer)
+            parts = {}
+            for part, questions in self.tasks.items():
+                with self._progress(f"{name}: {part}") as progress:
+                    parts[part] = ask(
+                        model, tokenizer, questions, self.tools, self.clock, start, folder / f"{name}, {part}.jsonl",
+                        most_calls=calls, open_top_k=self.recipe.open_top_k,
+                        max_new_tokens=self.recipe.max_new_tokens, progress=progress,
+                    )  # fmt: skip
+            results[name] = {"parts": parts}
+            if calls == 0:
+                texts = [Text(start, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in self._others()]
+                pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+                results[name]["perplexity"] = perplexity(model, texts, pad)
+        write_text(self.folder / "results.json", json.dumps(results, indent=1))
+
+    def write_report(self) -> None:
+        """`report.md`, and the same in the terminal."""
+        rows = self._with_places(whole_lines(self._file("filtered")))
+        sections = [("What is left after each stage", report.funnel_table(rows))]
+        if (precision := report.precision_table(rows, self.tools)) is not None:
+            sections.append(("Kept calls that are right", precision))
+        if (results := self.folder / "results.json").exists():
+            sections.append(("Right answers", report.answers_table(json.loads(results.read_text()))))
+        parts = [f"# {self.recipe.title}"]
+        for title, table in sections:
+            parts += [f"## {title}", report.markdown(table)]
+        parts += ["## Calls", "\n".join(f"- {line}" for line in report.examples(rows, self.tools))]
+        write_text(self.folder / "report.md", "\n\n".join(parts) + "\n")
+        for title, table in sections:
+            self.console.print(_rich(title, table))
+        self.console.print(f"report    {self.folder / 'report.md'}", soft_wrap=True)
+
+    def _demonstrations(self) -> Data:
+        section = self.recipe.proposer
+        assert section is not None
+        texts = (
+            pocket.demonstrations(section.limit or 1000)
+            if section.demonstrations == _POCKET
+            else read_demonstrations(section.demonstrations, list(self.tools))[: section.limit]
+        )
+        return demonstrations_data(self._tokenizer, texts, list(self.tools), self.recipe.max_length)
+
+    def _others(self) -> list[str]:
+        """Texts of the documents' kind that were not learned from: those that have no calls, or pocket's next ones."""
+        if self.recipe.documents.path == _POCKET:
+            return [one.text for one in pocket.documents(_HELD_OUT, seed=1)]
+        merged = {row["row"] for row in self._merged()}
+        found = [row["text"] for row in whole_lines(self._file("filtered")) if row["row"] not in merged]
+        return found[:_HELD_OUT] or [document.text for document in self.documents[:_HELD_OUT]]
+
+    def _merged(self) -> list[Row]:
+        file = self._file("merged")
+        if not file.exists():
+            raise UserError(f"{file} is not there: run the stages before this one first")
+        return whole_lines(file)
+
+    def _with_places(self, rows: list[Row]) -> list[Row]:
+        """Rows whose calls and truths say at which character, and which token, they stand."""
+        for row in rows:
+            encoded = self._tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
+            starts = [start for start, _ in encoded["offset_mapping"]]
+            for found in row["tools"].values():
+                for call in found["calls"]:
+                    call["at"] = starts[call["position"]]
+            for true in row["truth"]:
+                true["token"] = next((n for n, start in enumerate(starts) if start >= true["at"]), len(starts))
+        return rows
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._model(None)[1]
+
+    def _model(self, adapter: Path | None) -> tuple[Any, Any]:
+        base = self.recipe.base
+        options: dict[str, Any] = {
+            "dtype": base.dtype,
+            "device": base.device,
+            "quantization": base.quantization,
+            "attn_implementation": base.attn_implementation,
+        }
+        model: Any
+        if adapter is None:
+            model, tokenizer = load_base(base.name, **options)
+        else:
+            model, tokenizer = load_adapted(base.name, {"default": adapter}, **options)
+        return model.eval(), tokenizer
+
+    def _trained(self, which: str) -> Path:
+        folder = self.folder / which
+        if read_summary(folder) is None:
+            stage = "sample" if which == "proposer" else "train"
+            raise UserError(f"{folder} is not trained yet: run `zerogate toolform {stage}` first")
+        return folder / "last"
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"
+
+    def _refuse_other(self) -> None:
+        """Go on only with the same recipe; what is asked at the end may change."""
+        kept = self.folder / "toolform.json"
+        new = json.loads(self.recipe.model_dump_json(exclude={"title", "evaluate", "batch_size", "output"}))
+        if kept.exists() and (changed := changed_settings(json.loads(kept.read_text()), new)):
+            raise UserError(f"{self.folder} was made with another recipe ({changed}); delete it, or choose another")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(new, indent=1))
+
+    @contextmanager
+    def _progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tools(recipe: ToolformRecipe, clock: Clock) -> Toolbox:
+    found = named_tools(recipe.tools, clock)
+    if unknown := [name for name in recipe.sampling if found.find(name) is None]:
+        raise UserError(f"sampling.{unknown[0]}: there is no such tool; there are {', '.join(found)}")
+    own = {name.lower(): section.model_dump(exclude_none=True) for name, section in recipe.sampling.items()}
+    return Toolbox(
+        replace(tool, sampling=replace(tool.sampling, **own.get(name.lower(), {}))) for name, tool in found.items()
+    )
+
+
+def _rich(title: str, table: report.Table) -> Any:
+    from rich.table import Table
+
+    headings, rows = table
+    shown = Table(*headings, title=title, title_justify="left")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -1,0 +1,156 @@
+"""What a model is asked with and without tools, and how its answers are judged (Toolformer, section 4.2).
+
+A question is the beginning of a text; the right answer is to come next:
+
+    number      the first number; in an equation the first one after its `=`
+    five words  the answer is among the first five words (LAMA, and what depends on the day)
+    twenty words                        among the first twenty (questions about the world)
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import islice
+from typing import Any, Literal
+
+from zerogate.data.read import read_rows
+from zerogate.errors import UserError
+from zerogate.toolform import pocket
+
+Rule = Literal["number", "five words", "twenty words"]
+TaskName = Literal["pocket", "math", "lama", "questions", "dateset"]
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text to finish.
+
+    Attributes:
+        prompt: the text so far.
+        answers: any of them is right.
+        rule: how that is found out.
+        day: on which it is asked, as in 2026-05-28; empty where it does not matter.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+    rule: Rule
+    day: str = ""
+
+    def right(self, said: str) -> bool:
+        """Whether a continuation, without its calls, gives the answer."""
+        if self.rule == "number":
+            number = first_number(said)
+            return number is not None and any(number == first_number(answer) for answer in self.answers)
+        words = _words(said)[: 5 if self.rule == "five words" else 20]
+        return any(_holds(words, _words(answer)) for answer in self.answers)
+
+
+def first_number(text: str) -> float | None:
+    """The number that an answer gives."""
+    before, equals, after = text.partition("=")
+    found = (_NUMBER.search(after) if equals and _NUMBER.search(before) else None) or _NUMBER.search(text)
+    return None if found is None else float(found[0].replace(",", ""))
+
+
+def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> dict[str, list[Question]]:
+    """The questions of a task by the name of the part.
+
+    Args:
+        task: which.
+        data: its file: for `math` rows with question (or instruction) and answer; for `lama` rows with
+            `masked_sentences` and `obj_label`; for `questions` rows with question and answer or answers.
+        limit: so many of each part.
+        seed: of questions that are made up.
+
+    Raises:
+        UserError: a file that is missing where one is needed, or a row that does not fit.
+    """
+    if task == "pocket":
+        return {f"pocket {kind}s": [_told(one) for one in pocket.questions(kind, limit, seed)] for kind in pocket.KINDS}
+    if task == "dateset":
+        return {"dateset": dateset(limit, seed)}
+    if data is None:
+        raise UserError(f"the task {task} needs its file: {{task: {task}, data: FILE}}")
+    rows = read_rows(data)
+    fit = (question for _, row in rows if (question := _READERS[task](row)) is not None)
+    found = list(islice(fit, limit))
+    if not found:
+        raise UserError(f"{data}: no row fits the task {task}; the first has {', '.join(rows[0][1])}")
+    return {f"{task} ({data.rsplit('/', 1)[-1].split('.')[0]})": found}
+
+
+def dateset(count: int, seed: int = 0) -> list[Question]:
+    """Questions about days whose answers depend on today, as the paper's DATESET, in our words."""
+    rng = random.Random(f"dateset {seed}")
+    return [_about_days(rng) for _ in range(count)]
+
+
+def _about_days(rng: random.Random) -> Question:
+    today = date(2010, 1, 1) + timedelta(days=rng.randrange(6000))
+    away = rng.randint(1, 30)
+    other, later = today + timedelta(days=away), today - timedelta(days=away)
+    said, day = f"{other:%B} {other.day}, {other.year}", today.isoformat()
+    forms: list[tuple[str, str, Rule]] = [
+        ("Which day of the week is it today?", f"{today:%A}", "five words"),
+        (f"Which day of the week was it {away} days ago?", f"{later:%A}", "five words"),
+        (f"Which day of the week will it be in {away} days?", f"{other:%A}", "five words"),
+        (f"How many days is it until {said}?", str(away), "number"),
+        ("Which month is it now?", f"{today:%B}", "five words"),
+        ("Which year is it?", str(today.year), "number"),
+    ]
+    asked, answer, rule = rng.choice(forms)
+    return Question(f"Question: {asked} Answer:", (answer,), rule, day)
+
+
+def _told(told: pocket.Told) -> Question:
+    rule: Rule = "number" if told.tool == "Calculator" else "five words"
+    return Question(told.before, (told.answer.strip(),), rule, told.day.isoformat())
+
+
+def _math(row: dict[str, Any]) -> Question | None:
+    asked, answer = row.get("question") or row.get("instruction"), str(row.get("answer", ""))
+    final = answer.rsplit("####", 1)[-1]
+    if not isinstance(asked, str) or first_number(final) is None:
+        return None
+    return Question(f"{asked.strip()} The answer is", (final.strip(),), "number")
+
+
+def _lama(row: dict[str, Any]) -> Question | None:
+    sentences, label = row.get("masked_sentences"), row.get("obj_label")
+    text = " ".join(sentences) if isinstance(sentences, list) else ""
+    before, mask, after = text.partition("[MASK]")
+    # What comes after the blank cannot be seen by a model that reads from left to right, so the blank has to be last.
+    if not mask or re.search(r"\w", after) or not isinstance(label, str):
+        return None
+    return Question(before.rstrip(), (label,), "five words")
+
+
+def _question(row: dict[str, Any]) -> Question | None:
+    asked, answers = row.get("question", row.get("qText")), row.get("answers", row.get("answer"))
+    if isinstance(answers, dict):
+        answers = answers.get("text")
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(asked, str) or not answers:
+        return None
+    return Question(f"Question: {asked.strip()} Answer:", tuple(map(str, answers)), "twenty words")
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Question | None]] = {
+    "math": _math,
+    "lama": _lama,
+    "questions": _question,
+}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _holds(words: list[str], answer: list[str]) -> bool:
+    return bool(answer) and any(words[at : at + len(answer)] == answer for at in range(len(words)))
