@@ -68,20 +68,19 @@ def read_documents(path: str, limit: int | None = None) -> list[Document]:
 
 
 def read_demonstrations(path: str, names: Sequence[str]) -> list[str]:
-    """Texts with calls and their results written in, from the column `text` of a file.
+    """Texts with calls and their results written in, from the column `text` of a file; some may have nothing to call.
 
     Raises:
-        UserError: a text without a call of one of `names`, or with a call that has no result.
+        UserError: no text has a call of one of `names`, or one has a call without a result.
     """
-    found = []
+    found, example = [], "12 crates of 18 make [Calculator(12 * 18) -> 216] 216 jars."
     for number, row in read_rows(path):
-        calls = find_calls(str(row.get("text") or ""), names)
-        if not calls or any(call.result is None for call in calls):
-            raise UserError(
-                f"{path}, row {number}: a demonstration is a text with calls and their results, such as "
-                f"`12 crates of 18 make [Calculator(12 * 18) -> 216] 216 jars.`, of one of {', '.join(names)}"
-            )
-        found.append(str(row["text"]))
+        text = str(row.get("text") or "")
+        if not text or any(call.result is None for call in find_calls(text, names)):
+            raise UserError(f"{path}, row {number}: a demonstration is a `text` like: {example}")
+        found.append(text)
+    if not any(find_calls(text, names) for text in found):
+        raise UserError(f"{path}: no text has a call of one of {', '.join(names)}, like: {example}")
     return found
 
 

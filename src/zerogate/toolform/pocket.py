@@ -113,12 +113,19 @@ _SHOWN_SUMS = (
     ("+", "{n} found {a} {g} in one room and {b} in another, which makes", " {c} {g}."),
     ("+", "With {a} {g} from {n} and {b} {g} from {m}, the school had", " {c} {g}."),
     ("+", "To the {a} {g} on the table {n} added {b}. Then they were", " {c}."),
+    ("+", "{n} keeps {a} {g}, and {m} keeps {b}. Together they keep", " {c} {g}."),
+    ("+", "In May {a} {g} were made, in June {b} more. The sum of both is", " {c}."),
+    ("+", "A shop in {p} sold {a} {g} on Monday. On Tuesday it sold another {b}. The total is", " {c} {g}."),
     ("-", "From {a} {g} the miller took {b}, and what remained was", " {c} {g}."),
     ("-", "{n} carried {a} {g} to {p} and lost {b} on the way, so that {n} came home with", " {c} {g}."),
     ("-", "{a} {g} came by ship. When {b} had been eaten by mice, the captain counted", " {c}."),
+    ("-", "There used to be {a} {g} here. After the storm took {b} of them, there are only", " {c}."),
+    ("-", "{n} needs {a} {g} and has {b}. What {n} still needs is", " {c} {g}."),
+    ("-", "{m} owed {n} {a} {g}. Then {m} paid back {b}. Now {m} owes", " {c}."),
     ("*", "In {a} rows there stood {b} {g} each, together", " {c} {g}."),
     ("*", "Every one of the {a} children brought {b} {g} to {p}. That gave", " {c} {g}."),
     ("*", "{n} sells {a} {g} a day. After {b} days {n} has sold", " {c} of them."),
+    ("*", "A cart carries {a} {g}. So {b} carts on the road to {p} carry", " {c}."),
 )
 _DATES = (
     ("It was a quiet morning in {p}. The day was a", " {d}.", "d"),
@@ -132,8 +139,10 @@ _SHOWN_DATES = (
     ("Nobody in {p} worked that day. {n} was glad that it was", " {d}.", "d"),
     ("The letter to {n} began with the name of the day, which was", " {d}.", "d"),
     ("The train to {p} was late again on this", " {d}.", "d"),
+    ("{n} opened the newspaper. On the first page it said", " {d}.", "d"),
     ("It rained in {p}, as it often did in the month of", " {o}.", "o"),
     ("{n} was born in this month, that is, in", " {o}.", "o"),
+    ("The leaves had a colour that they only have in", " {o}.", "o"),
 )
 
 
@@ -160,12 +169,17 @@ def documents(count: int, seed: int = 0) -> list[Document]:
 
 
 def demonstrations(count: int, seed: int = 0) -> list[str]:
-    """Texts with their calls and results, in words that no document has."""
+    """Texts with their calls and results, in words that no document has; one in nine has nothing to call for."""
     rng = random.Random(f"demonstrations {seed}")
-    told = [_told(rng.choice(KINDS), rng, "shown") for _ in range(count)]
-    return [
-        one.before + write_call(one.tool, rng.choice(one.inputs), one.result) + one.answer + one.after for one in told
-    ]
+    made = []
+    for kind in rng.choices([*KINDS, "plain"], [3, 2, 3, 1], k=count):
+        if kind == "plain":
+            made.append(next(mixed_paragraphs(rng)))
+            continue
+        one = _told(kind, rng, "shown")
+        call = write_call(one.tool, rng.choice(one.inputs), one.result)
+        made.append(one.before + call + one.answer + one.after)
+    return made
 
 
 def questions(kind: str, count: int, seed: int = 0) -> list[Told]:

@@ -15,9 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
-from zerogate.data.read import read_rows
+from zerogate.data.read import read_rows, read_text
 from zerogate.errors import UserError
 from zerogate.toolform import pocket
 
@@ -63,8 +66,9 @@ def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> di
 
     Args:
         task: which.
-        data: its file: for `math` rows with question (or instruction) and answer; for `lama` rows with
-            `masked_sentences` and `obj_label`; for `questions` rows with question and answer or answers.
+        data: its file: for `math` rows with question (or instruction) and answer, or ASDiv's XML; for `lama` rows with
+            `masked_sentences` and `obj_label`, or Google-RE's dates of birth; for `questions` rows with question and
+            answer or answers.
         limit: so many of each part.
         seed: of questions that are made up.
 
@@ -77,7 +81,7 @@ def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> di
         return {"dateset": dateset(limit, seed)}
     if data is None:
         raise UserError(f"the task {task} needs its file: {{task: {task}, data: FILE}}")
-    rows = read_rows(data)
+    rows = _asdiv(data) if ".xml" in Path(data).suffixes else read_rows(data)
     fit = (question for _, row in rows if (question := _READERS[task](row)) is not None)
     found = list(islice(fit, limit))
     if not found:
@@ -113,6 +117,17 @@ def _told(told: pocket.Told) -> Question:
     return Question(told.before, (told.answer.strip(),), rule, told.day.isoformat())
 
 
+def _asdiv(path: str) -> list[tuple[int, dict[str, Any]]]:
+    """ASDiv's problems, whose data set is one XML file."""
+    try:
+        problems = ElementTree.fromstring(read_text(Path(path).expanduser())).iter("Problem")
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: not valid XML: {error}") from error
+    rows = [{field: one.findtext(field, "").strip() for field in ("Body", "Question", "Answer")} for one in problems]
+    words = [{"question": f"{row['Body']} {row['Question']}", "answer": row["Answer"]} for row in rows]
+    return list(enumerate(words, start=1))
+
+
 def _math(row: dict[str, Any]) -> Question | None:
     asked, answer = row.get("question") or row.get("instruction"), str(row.get("answer", ""))
     final = answer.rsplit("####", 1)[-1]
@@ -122,6 +137,8 @@ def _math(row: dict[str, Any]) -> Question | None:
 
 
 def _lama(row: dict[str, Any]) -> Question | None:
+    if "evidences" in row:
+        return _google_re(row)
     sentences, label = row.get("masked_sentences"), row.get("obj_label")
     text = " ".join(sentences) if isinstance(sentences, list) else ""
     before, mask, after = text.partition("[MASK]")
@@ -129,6 +146,17 @@ def _lama(row: dict[str, Any]) -> Question | None:
     if not mask or re.search(r"\w", after) or not isinstance(label, str):
         return None
     return Question(before.rstrip(), (label,), "five words")
+
+
+def _google_re(row: dict[str, Any]) -> Question | None:
+    """A row as Google published it: only years stand there in words, and the subject's name in its address."""
+    year = re.match(r"\d{4}", str(row.get("obj", "")))
+    agreed = sum(1 if one.get("judgment") == "yes" else -1 for one in row.get("judgments", ()))
+    place = str(row["evidences"][0].get("url", "")).rsplit("/", 1)[-1]
+    name = re.sub(r"\s*\(.*\)$", "", unquote(place).replace("_", " "))
+    if year is None or agreed <= 0 or not name or not str(row.get("pred")).endswith("date_of_birth"):
+        return None
+    return Question(f"{name} was born in the year", (year[0],), "five words")
 
 
 def _question(row: dict[str, Any]) -> Question | None:
