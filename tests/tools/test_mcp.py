@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -50,6 +53,62 @@ def test_our_client_has_the_servers_tools_as_its_own() -> None:
         assert calendar.call("").result.startswith("Today is ")
     with pytest.raises(UserError, match=r"the MCP server .* cannot be reached"), remote_tools(["no-such-command-here"]):
         pass
+
+
+SERVER = """
+import sys
+from mcp.server import MCPServer
+
+server = MCPServer("jars")
+
+@server.tool()
+def jars(crates: int) -> str:
+    "How many jars are in some crates."
+    if crates < 0:
+        raise ValueError("no such crates")
+    return str(crates * 18)
+
+server.run("streamable-http", port=int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """An MCP server of the SDK's, on a port of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}/mcp"
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def test_tools_of_a_server_over_http(address: str) -> None:
+    with remote_tools(address) as (jars,):
+        assert jars.name == "jars" and jars.call({"crates": 12}).result == "216"
+        assert jars.call('{"crates": 2}').result == "36"
+        assert "Error executing tool jars" in (jars.call({"crates": -1}).error or "")
+        assert "type integer" in (jars.call({"crates": "twelve"}).error or "")
+    command = [sys.executable, "-c", NAMED, f"mcp={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["jars", "216"], done.stderr
+    with pytest.raises(UserError, match="cannot be reached"), remote_tools("http://127.0.0.1:9/mcp"):
+        pass
+
+
+NAMED = """
+import sys
+from zerogate.tools.named import named_tools
+tools = named_tools(sys.argv[1:])
+print(*tools, tools.call("jars", {"crates": 12}).result)
+"""
 
 
 def test_a_mistake_is_said_before_anything_is_served() -> None:

@@ -71,7 +71,8 @@ def answers_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             found = one["parts"].get(part)
             called = f" ({found['called']} called)" if found and found["called"] else ""
             cells.append(f"{found['right'] / found['questions']:.1%}{called}" if found else "")
-        rows.append([name, *cells, *([f"{one['perplexity']:.3f}"] if measured else [])])
+        plain = f"{one['perplexity']:.3f}" if "perplexity" in one else ""
+        rows.append([name, *cells, *([plain] if measured else [])])
     return [*headings, *(["perplexity"] if measured else [])], rows
 
 

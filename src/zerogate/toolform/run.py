@@ -164,7 +164,7 @@ class Toolform:
         parts += ["## Calls", "\n".join(f"- {line}" for line in report.examples(rows, self.tools))]
         write_text(self.folder / "report.md", "\n\n".join(parts) + "\n")
         for title, table in sections:
-            self.console.print(_rich(title, table))
+            self.console.print(f"\n[bold]{title}[/]", _rich(table), sep="\n")
         self.console.print(f"report    {self.folder / 'report.md'}", soft_wrap=True)
 
     def _demonstrations(self) -> Data:
@@ -259,11 +259,11 @@ def _tools(recipe: ToolformRecipe, clock: Clock) -> Toolbox:
     )
 
 
-def _rich(title: str, table: report.Table) -> Any:
+def _rich(table: report.Table) -> Any:
     from rich.table import Table
 
     headings, rows = table
-    shown = Table(*headings, title=title, title_justify="left")
+    shown = Table(*headings)
     for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2  # what the SDK speaks HTTP with
 from anyio.from_thread import start_blocking_portal
 from mcp import Client, StdioServerParameters, types
 
@@ -47,7 +48,7 @@ def remote_tools(server: str | Sequence[str], limits: Limits | None = None) -> I
                     return Tool(_identifier(found.name), found.description or found.name, run, schema, limits=limits)
 
                 yield [make(found) for found in listed]
-        except* (OSError, ConnectionError) as group:
+        except* (OSError, httpx2.HTTPError) as group:
             raise UserError(f"the MCP server {server} cannot be reached: {group.exceptions[0]}") from None
 
 

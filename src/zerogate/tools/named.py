@@ -1,12 +1,15 @@
 """Tools by the words of a command line: `calculator`, `calendar`, `search=notes/`, `bm25=notes/`, `facts=known.json`,
-`mymodule:my_tool`."""
+`mymodule:my_tool`, `mcp=http://localhost:8000/mcp`."""
 
 from __future__ import annotations
 
+import atexit
 import difflib
-import importlib
+import importlib.util
 import json
+import shlex
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,8 @@ def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) ->
     tools = Toolbox()
     for word in (part.strip() for given in words for part in given.split(",")):
         if word:
-            tools.add(_tool(word, today))
+            for tool in _tools(word, today):
+                tools.add(tool)
     if not tools:
         raise UserError(f"name a tool: {', '.join(known_words())}")
     return tools
@@ -45,7 +49,25 @@ def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) ->
 
 def known_words() -> list[str]:
     """How tools can be named."""
-    return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "MODULE:TOOL"]
+    return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "mcp=URL", "MODULE:TOOL"]
+
+
+def _tools(word: str, today: Callable[[], date]) -> list[Tool]:
+    name, given, server = word.partition("=")
+    return _remote(server) if name == "mcp" and given else [_tool(word, today)]
+
+
+def _remote(server: str) -> list[Tool]:
+    """The tools of an MCP server, by its address or its command; connected as long as this process lives."""
+    if importlib.util.find_spec("mcp") is None:
+        raise UserError("mcp= needs the MCP SDK: pip install 'zerogate[tools]'")
+    from zerogate.tools.mcp_client import remote_tools
+
+    address = server if server.startswith(("http://", "https://")) else shlex.split(server)
+    connection = ExitStack()
+    found = connection.enter_context(remote_tools(address))
+    atexit.register(connection.close)
+    return found
 
 
 def _tool(word: str, today: Callable[[], date]) -> Tool:

@@ -1,0 +1,124 @@
+"""`zerogate toolform` from recipe to report on the embedded base, shortened: all stages, stopped, and refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from zerogate.data.jsonl import whole_lines
+from zerogate.toolform import pocket
+
+KINDS = ("sample", "execute", "filter", "merge", "train", "evaluate")
+
+
+def zerogate(*words: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "zerogate.cli.main", "toolform", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def days(count: int, seed: int) -> list[str]:
+    return [text for text in pocket.demonstrations(9 * count, seed) if "[Calendar()" in text][:count]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run over documents about days: the calendar's calls are what a few steps can teach."""
+    folder = tmp_path_factory.mktemp("toolform")
+    (folder / "shown.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in days(60, 1)))
+    documents = [one for one in pocket.documents(200) if [true["tool"] for true in one.truth] == ["Calendar"]][:10]
+    rows = [{"text": one.text, "date": one.date} for one in documents] + [{"text": "The owl sleeps in the tower."}]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe: dict[str, Any] = {
+        "title": "Days",
+        "base": {"name": "pocket", "dtype": "float32", "attn_implementation": "eager"},
+        "tools": ["calendar"],
+        "sampling": {"Calendar": {"threshold": 0.01, "positions": 2, "calls": 2, "gain": -1.0}},
+        "documents": {"path": str(folder / "texts.jsonl")},
+        "proposer": {
+            "demonstrations": str(folder / "shown.jsonl"),
+            "adapter": {"method": "lora", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
+            "train": {"steps": 40, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 4},
+        },
+        "adapter": {"method": "lora", "r": 2},
+        "train": {"steps": 2, "batch_size": 4, "learning_rate": 0.001},
+        "evaluate": [{"task": "pocket", "limit": 1}],
+        "max_new_tokens": 12,
+        "output": str(folder / "run"),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said = zerogate(str(folder / "recipe.yaml"))
+    assert "What is left after each stage" in said and "report" in said
+    return folder, recipe
+
+
+def test_every_stage_leaves_what_the_next_one_needs(made: tuple[Path, dict[str, Any]]) -> None:
+    run = made[0] / "run"
+    sampled, executed, filtered, merged = (
+        whole_lines(run / f"{name}.jsonl") for name in ("sampled", "executed", "filtered", "merged")
+    )
+    assert len(sampled) == len(executed) == len(filtered) == 11
+    assert sampled[-1]["tools"] == {}, "a text without a date has nothing to ask a calendar"
+    calls = [call for row in filtered for found in row["tools"].values() for call in found["calls"]]
+    assert calls and all(call["result"].startswith("Today is ") for call in calls if "result" in call)
+    assert merged and all("[Calendar() -> Today is" in row["text"] for row in merged)
+    for row in merged:
+        day = next(one for one in filtered if one["row"] == row["row"])["date"]
+        assert day[:4] in row["text"], "the calendar was set to the day of the document"
+    for name in ("proposer", "adapter", "without-calls"):
+        assert (run / name / "last" / "adapter_model.safetensors").is_file()
+
+
+def test_the_report_has_the_funnel_and_the_answers(made: tuple[Path, dict[str, Any]]) -> None:
+    run = made[0] / "run"
+    report = (run / "report.md").read_text()
+    assert "| kept at 0.5 |" in report and "## Right answers" in report and "perplexity" in report
+    results = json.loads((run / "results.json").read_text())
+    assert list(results) == ["base", "without calls", "tools off", "with tools"]
+    assert set(results["base"]["parts"]) == {"pocket sums", "pocket dates", "pocket facts"}
+    assert all(part["called"] == 0 for name in ("base", "tools off") for part in results[name]["parts"].values())
+    assert len(list((run / "answers").glob("*.jsonl"))) == 12
+
+
+def test_what_is_done_is_not_done_again(made: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = made
+    files = [folder / "run" / name for name in ("sampled.jsonl", "filtered.jsonl", "adapter/summary.json")]
+    before = [(file.stat().st_mtime_ns, file.read_bytes()) for file in files[2:]]
+    kept = files[0].read_bytes()
+    files[0].write_bytes(kept[: len(kept) - 40])  # as a kill leaves it
+    for stage in ("sample", "train"):
+        zerogate(stage, str(folder / "recipe.yaml"))
+    assert files[0].read_bytes() == kept
+    assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files[2:]] == before
+    assert "Right answers" in zerogate("--report", str(folder / "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["filter", "RECIPE", "output=NEW"], "is not trained yet: run `zerogate toolform sample` first"),
+        (["RECIPE", "seed=3"], r"was made with another recipe (seed: 0 -> 3)"),
+        (
+            ["RECIPE", "output=NEW", "sampling={QA: {gain: 1}}"],
+            "sampling.QA: there is no such tool; there are",
+        ),
+        (["RECIPE", "output=NEW", "tools=[calender]"], "did you mean calendar?"),
+        (["RECIPE", "output=NEW", "adapter={method: lorra}"], "lorra"),
+        (["RECIPE", "output=NEW", "docments={path: x}"], "documents"),
+        (["RECIPE", "output=NEW", "evaluate=[{task: math}]"], "the task math needs its file"),
+        (["sample"], "name a recipe"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path, words: list[str], message: str
+) -> None:
+    names = {"RECIPE": str(made[0] / "recipe.yaml"), "output=NEW": f"output={tmp_path / 'new'}"}
+    said = zerogate(*(names.get(word, word) for word in words), code=2)
+    assert message in " ".join(said.split())
