@@ -8,6 +8,7 @@ import pytest
 
 from zerogate.cli.recipes import find_recipe, shipped_recipe
 from zerogate.errors import UserError
+from zerogate.toolform.recipe import load_toolform
 from zerogate.training.recipe_file import load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -16,7 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_is_found_and_whole(file: Path) -> None:
     assert shipped_recipe(file.stem).read_text() == file.read_text()
-    load_recipe(file)
+    load = load_toolform if file.stem.startswith("toolform") else load_recipe
+    assert load(file).output
 
 
 def test_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,10 +153,8 @@ def recorded_base(folder: str | Path) -> str:
 
 def portable_name(base: str) -> str:
     """A base's name without this machine's paths where it can be: an embedded base's folder becomes its short name."""
-    path = Path(base)
-    if path.parts[-3:-1] == ("zerogate", "bases") and path.name in EMBEDDED:
-        return path.name
-    return base
+    parts = Path(base).parts[-3:]
+    return next((name for name, place in EMBEDDED.items() if parts == ("zerogate", *place.split("/"))), base)
 
 
 def attach(model: PreTrainedModel, files: Mapping[str, AdapterFiles], base: str) -> PeftModel:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-EMBEDDED = ("pocket",)
+EMBEDDED = {"pocket": "bases/pocket", "pocket-eye": "vision/pocket_eye"}
+"""Models inside this package, and where: a language model, and a CLIP."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -37,14 +39,14 @@ def base_path(name: str) -> Path:
     """The folder of an embedded base inside the installed package.
 
     Args:
-        name: `pocket`.
+        name: `pocket` or `pocket-eye`.
 
     Raises:
         UserError: there is no embedded base of that name, or this installation does not carry its weights.
     """
     if name not in EMBEDDED:
         raise UserError(f"there is no embedded base {name!r}; the embedded bases are: {', '.join(EMBEDDED)}")
-    folder = Path(str(resources.files("zerogate.bases"))) / name
+    folder = Path(str(resources.files("zerogate"))) / EMBEDDED[name]
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"the embedded base {name!r} has no weights in {folder}; this installation is incomplete: install the "

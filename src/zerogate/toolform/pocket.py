@@ -1,5 +1,5 @@
 """A world for pocket in which it is known where tools help: little texts with sums, dates and facts that the base was
-never taught, told in one set of words to learn from, and in another to show how calls are made.
+never taught. The demonstrations tell of them in words of their own and in some of the documents'.
 
     documents(500, seed=0)       # texts, dates, and where which call belongs
     demonstrations(300, seed=0)  # other texts with their calls written in
@@ -169,7 +169,11 @@ def documents(count: int, seed: int = 0) -> list[Document]:
 
 
 def demonstrations(count: int, seed: int = 0) -> list[str]:
-    """Texts with their calls and results, in words that no document has; one in nine has nothing to call for."""
+    """Texts with their calls and results; one in nine has nothing to call for.
+
+    Half of the documents' wordings are among theirs (every other sum, the first and last day, the first telling of a
+    relation), with other numbers, days and facts.
+    """
     rng = random.Random(f"demonstrations {seed}")
     made = []
     for kind in rng.choices([*KINDS, "plain"], [3, 2, 3, 1], k=count):
@@ -213,7 +217,7 @@ def _day(rng: random.Random, split: str) -> date:
 
 
 def _sum(rng: random.Random, split: str, day: date) -> Told:
-    sign, before, after = rng.choice(_SHOWN_SUMS if split == "shown" else _SUMS)
+    sign, before, after = rng.choice((*_SHOWN_SUMS, *_SUMS[::2]) if split == "shown" else _SUMS)
     while True:
         a, b = rng.randint(11, 99), rng.randint(11, 99) if sign != "*" else rng.randint(3, 9)
         if sign == "-" and a - b < 3:
@@ -232,7 +236,7 @@ def _sum(rng: random.Random, split: str, day: date) -> Told:
 
 
 def _date(rng: random.Random, split: str, day: date) -> Told:
-    before, after, which = rng.choice(_SHOWN_DATES if split == "shown" else _DATES)
+    before, after, which = rng.choice((*_SHOWN_DATES, *_DATES[::3]) if split == "shown" else _DATES)
     n, m = rng.sample(LISTS["first_names"], 2)
     words = {"n": n, "m": m, "p": rng.choice(places()), "d": day.strftime("%A"), "o": day.strftime("%B")}
     answer = words[which]
@@ -248,7 +252,7 @@ def _fact(rng: random.Random, split: str, day: date) -> Told:
         if part(asked) == split:
             break
     y = facts()[asked]
-    before, after = rng.choice(shown if split == "shown" else told).format(x=town, y="{y}").split(" {y}")
+    before, after = rng.choice((*shown, told[0]) if split == "shown" else told).format(x=town, y="{y}").split(" {y}")
     return Told(before, f" {y}", after, "QA", (asked,), y, day)
 
 

@@ -16,18 +16,21 @@ from typing import Any
 
 from zerogate.cache import cache_folder
 from zerogate.errors import UserError
-from zerogate.tools.answers import facts
+from zerogate.tools.answers import facts, reader
 from zerogate.tools.calculator import calculator
 from zerogate.tools.calendar import calendar
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.search.engine import open_engine, search
 from zerogate.tools.tool import Tool
+from zerogate.tools.translation import marian, translation
 
 _PLAIN = ("calculator", "calendar")
 _WITH_FILE: dict[str, Callable[[str], Tool]] = {
     "search": lambda path: search(open_engine("fts5", path, cache_folder() / "search")),
     "bm25": lambda path: search(open_engine("bm25", path, cache_folder() / "search"), "Search2"),
     "facts": lambda path: facts(_table(path)),
+    "qa": lambda words: _reader(*_two(words, "qa=DOCUMENTS@MODEL")),
+    "translate": lambda model: translation(marian(model)),
 }
 
 
@@ -83,6 +86,19 @@ def _tool(word: str, today: Callable[[], date]) -> Tool:
     near = difflib.get_close_matches(name, [*_PLAIN, *_WITH_FILE], n=1)
     hint = f"; did you mean {near[0]}?" if near else ";"
     raise UserError(f"unknown tool {word!r}{hint} tools are named {', '.join(known_words())}")
+
+
+def _two(words: str, how: str) -> tuple[str, str]:
+    first, at, second = words.rpartition("@")
+    if not at or not first or not second:
+        raise UserError(f"{words!r}: expected {how}")
+    return first, second
+
+
+def _reader(documents: str, model: str) -> Tool:
+    from zerogate.tools.reading import extractive
+
+    return reader(open_engine("fts5", documents, cache_folder() / "search"), extractive(model))
 
 
 def _own(module: str, name: str) -> Tool:

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainerState
 
-from zerogate.bases.load import find_base
+from zerogate.bases.load import EMBEDDED, find_base
 from zerogate.errors import UserError
 from zerogate.training.arguments import sft_config
 from zerogate.training.attach import attach, count_parameters, make_trained_fp32, save_adapter
@@ -115,7 +115,7 @@ def train(
 def recorded_name(name: str) -> str:
     """How an adapter names its base: a folder by its full path, the rest as it is."""
     folder = find_base(name).folder
-    return name if folder is None or name == "pocket" else str(Path(name).expanduser().resolve())
+    return name if folder is None or name in EMBEDDED else str(Path(name).expanduser().resolve())
 
 
 def _check_trackers(recipe: Recipe) -> None:

@@ -13,8 +13,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +22,6 @@ from torch import Tensor, nn
 from zerogate.bases.load import find_base
 from zerogate.errors import UserError
 
-EMBEDDED = "pocket-eye"
 PAPER_LAYERS = 6
 """M, how many layers an adapter looks at where nothing else is said."""
 
@@ -113,7 +110,7 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoImageProcessor
 
-    place = _embedded() if name == EMBEDDED else find_base(name).id
+    place = find_base(name).id
     try:
         config: Any = AutoConfig.from_pretrained(place)
         config = getattr(config, "vision_config", config)
@@ -139,16 +136,6 @@ def load_encoder(name: str, layers: int | Sequence[int] = PAPER_LAYERS, device: 
     model.requires_grad_(False)
     model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return VisionEncoder(name, model, processor, chosen, family.class_token)
-
-
-def _embedded() -> str:
-    folder = Path(str(resources.files("zerogate.vision"))) / "pocket_eye"
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"the embedded vision encoder {EMBEDDED!r} has no weights in {folder}; this installation is incomplete: "
-            "install the wheel again, or make them with `python -m zerogate.vision.pocket_eye.train`"
-        )
-    return str(folder)
 
 
 def evenly(count: int, depth: int) -> list[int]:
