@@ -38,7 +38,9 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def test_calls_are_found_where_the_model_would_make_them(taught: tuple[Any, Any]) -> None:
+def test_calls_are_found_where_the_model_would_make_them(
+    taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = taught
     text = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     before = [tokenizer.bos_token_id or 0]
@@ -51,6 +53,9 @@ def test_calls_are_found_where_the_model_would_make_them(taught: tuple[Any, Any]
     assert found.sampled == 4 * len(found.positions)
     assert (index, "12 * 18") in found.calls
     assert propose(model, tokenizer, tool, texts, batch_size=1)[0] == found, "batches do not matter"
+    with monkeypatch.context() as patched:
+        patched.setattr("zerogate.toolform.sample.shared_cache", lambda *given: {})
+        assert propose(model, tokenizer, tool, texts)[0] == found, "nor that beginnings are computed once"
     assert propose(model, tokenizer, tool, texts[:1]) == [found], "nor other texts"
     # A tool of another name: the model writes calls, and none of them is this one's.
     (other,) = propose(model, tokenizer, replace(tool, name="Calendar"), texts[:1])

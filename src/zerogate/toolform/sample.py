@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList
 from zerogate.bases.decode import decode_batch
 from zerogate.bases.sampling import RowSampler, Sampling
 from zerogate.toolform.positions import Text, likely_positions
+from zerogate.toolform.prefixes import shared_cache
 from zerogate.tools.inline import CLOSE, OPEN, find_calls, without_calls, write_call
 from zerogate.tools.tool import Tool
 
@@ -99,13 +100,15 @@ def propose(
     sampling = Sampling(temperature=temperature, top_p=1.0)
     for at in range(0, len(asked), batch_size):
         batch = asked[at : at + batch_size]
+        prefixes = [[*texts[row].before, *texts[row].ids[:index]] for row, index, _ in batch]
         new = decode_batch(
             model,
             tokenizer,
-            [[*texts[row].before, *texts[row].ids[:index], *opened] for row, index, _ in batch],
+            [[*prefix, *opened] for prefix in prefixes],
             max_new_tokens=MOST_TOKENS,
             stop=[CLOSE],
             logits_processor=LogitsProcessorList([RowSampler(sampling, [one for _, _, one in batch])]),
+            **shared_cache(model, prefixes, [row for row, _, _ in batch], pad),
         )
         for (row, index, _), ids in zip(batch, new, strict=True):
             said, closed, _ = str(tokenizer.decode([*opened, *ids], skip_special_tokens=True)).partition(CLOSE)

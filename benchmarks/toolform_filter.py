@@ -1,0 +1,115 @@
+"""Toolformer's filter: calls weighed per second, against scoring every text whole and one by one, and how time grows.
+
+    python benchmarks/toolform_filter.py
+
+On pocket: texts of the pocket world joined to a length, with calls at random places. `ours` scores a text once for all
+its calls, ends each call's two sequences where the weights do, and puts sequences of like length in a batch; `whole`
+is the formula word by word: three whole texts per call, one at a time. Both give the same gains. Measured in turn in
+one process; medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerogate.bases.load import load_base
+from zerogate.toolform import pocket
+from zerogate.toolform.filter import WEIGHTS, Candidate, Losses, weigh
+from zerogate.training.run_folder import versions
+
+
+def make(tokenizer: Any, texts: int, tokens: int, calls: int) -> list[tuple[list[int], list[Candidate]]]:
+    """Texts of so many tokens with so many calls each."""
+    rng = random.Random(0)
+    words = [token for one in pocket.documents(2000) for token in encode(tokenizer, " " + one.text)]
+    made = []
+    for _ in range(texts):
+        at = rng.randrange(len(words) - tokens)
+        text = words[at : at + tokens]
+        made.append((text, [candidate(tokenizer, rng, tokens) for _ in range(calls)]))
+    return made
+
+
+def candidate(tokenizer: Any, rng: random.Random, tokens: int) -> Candidate:
+    """A sum at a random place."""
+    a, b = rng.randint(11, 99), rng.randint(11, 99)
+    empty, full = (encode(tokenizer, f" [Calculator({a} + {b}) ->{result}]") for result in ("", f" {a + b}"))
+    return Candidate(rng.randrange(tokens), empty, full)
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def whole(model: Any, start: list[int], text: list[int], call: Candidate) -> Losses:
+    """The formula as it stands."""
+    losses = []
+    for prefix in ([], call.call, call.called):
+        ids = [*start, *prefix, *text]
+        logits = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        before = len(start) + len(prefix) + call.position
+        losses.append(-sum(w * float(logits[before + t - 1, ids[before + t]])
+                           for t, w in enumerate(WEIGHTS) if before + t < len(ids)))  # fmt: skip
+    return Losses(*losses)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, fewer sizes: under a minute")
+    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    arguments = parser.parse_args()
+    model, tokenizer = load_base("pocket", dtype="float32")
+    model.eval()
+    start, pad = [tokenizer.bos_token_id], tokenizer.pad_token_id
+
+    def ours(texts: list[tuple[list[int], list[Candidate]]]) -> float:
+        began = time.perf_counter()
+        weigh(model, start, texts, pad)
+        return time.perf_counter() - began
+
+    def one_by_one(texts: list[tuple[list[int], list[Candidate]]]) -> float:
+        began = time.perf_counter()
+        for text, calls in texts:
+            for call in calls:
+                whole(model, start, text, call)
+        return time.perf_counter() - began
+
+    small = make(tokenizer, 2, 128, 5)
+    fast = [losses.gain for found in weigh(model, start, small, pad) for losses in found]
+    slow = [whole(model, start, text, call).gain for text, calls in small for call in calls]
+    worst = max(abs(a - b) for a, b in zip(fast, slow, strict=True))
+    print(f"largest difference of a gain: {worst:.1e} nats")
+
+    sizes = [(8, 128, 10), (16, 128, 10), (32, 128, 10), (16, 128, 5), (16, 128, 20), (16, 256, 10), (16, 64, 10)]
+    figures = []
+    print("texts  tokens  calls each  ours calls/s  whole calls/s  ratio  ours ms/call")
+    for texts, tokens, calls in sizes[:3] if arguments.quick else sizes:
+        data = make(tokenizer, texts, tokens, calls)
+        rounds = 1 if arguments.quick else arguments.rounds
+        mine, theirs = zip(*((ours(data), one_by_one(data[:4])) for _ in range(rounds)), strict=True)
+        count, part = texts * calls, min(4, texts) * calls
+        per_ours, per_whole = statistics.median(mine) / count, statistics.median(theirs) / part
+        row = {"texts": texts, "tokens": tokens, "calls": calls, "ours": 1 / per_ours, "whole": 1 / per_whole}
+        figures.append(row)
+        print(f"{texts:5}  {tokens:6}  {calls:10}  {1 / per_ours:12.0f}  {1 / per_whole:13.1f}  "
+              f"{per_whole / per_ours:5.1f}  {1000 * per_ours:12.2f}", flush=True)  # fmt: skip
+    if arguments.out:
+        arguments.out.write_text(
+            json.dumps({"figures": figures, "difference": worst, "versions": versions()}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
