@@ -1,11 +1,12 @@
-"""Toolformer's filter: calls weighed per second, against scoring every text whole and one by one, and how time grows.
+"""Toolformer's two costs: calls sampled and calls weighed per second, against the plain ways, and how time grows.
 
-    python benchmarks/toolform_filter.py
+    python benchmarks/toolform_speed.py
 
-On pocket: texts of the pocket world joined to a length, with calls at random places. `ours` scores a text once for all
-its calls, ends each call's two sequences where the weights do, and puts sequences of like length in a batch; `whole`
-is the formula word by word: three whole texts per call, one at a time. Both give the same gains. Measured in turn in
-one process; medians over rounds.
+All on pocket. Sampling: behind the prompt that shows calls, as for a large base; `ours` computes prompt and text once
+for all calls of a text, `each` once per call. Filter: texts of the pocket world joined to a length, with calls at
+random places; `ours` scores a text once for all its calls, ends each call's two sequences where the weights do, and
+puts sequences of like length in a batch; `whole` is the formula word by word: three whole texts per call, one at a
+time. Both give the same gains. Measured in turn in one process; medians over rounds.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ import json
 import random
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zerogate.bases.load import load_base
-from zerogate.toolform import pocket
+from zerogate.toolform import pocket, sample
 from zerogate.toolform.filter import WEIGHTS, Candidate, Losses, weigh
+from zerogate.toolform.positions import Text
+from zerogate.toolform.prefixes import shared_cache
+from zerogate.toolform.sample import few_shot, propose
+from zerogate.tools.calculator import calculator
+from zerogate.tools.tool import Sampling
 from zerogate.training.run_folder import versions
 
 
@@ -63,6 +70,25 @@ def whole(model: Any, start: list[int], text: list[int], call: Candidate) -> Los
     return Losses(*losses)
 
 
+def sampled(model: Any, tokenizer: Any, positions: int, calls: int, rounds: int) -> tuple[int, list[float]]:
+    """How many calls were begun in 8 texts, and the seconds with beginnings computed once, and for each call."""
+    tool = replace(calculator(), sampling=Sampling(threshold=0.0, positions=positions, calls=calls))
+    documents = [one.text for one in pocket.documents(100) if one.truth][:8]
+    texts = [
+        Text([tokenizer.bos_token_id, *encode(tokenizer, few_shot(tool, text))], encode(tokenizer, text))
+        for text in documents
+    ]
+    took: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for place, share in enumerate((shared_cache, lambda *given: {})):
+            sample.shared_cache = share  # type: ignore[assignment]
+            began = time.perf_counter()
+            found = propose(model, tokenizer, tool, texts)
+            took[place].append(time.perf_counter() - began)
+    sample.shared_cache = shared_cache
+    return sum(one.sampled for one in found), [statistics.median(one) for one in took]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,23 +118,27 @@ def main() -> None:
     worst = max(abs(a - b) for a, b in zip(fast, slow, strict=True))
     print(f"largest difference of a gain: {worst:.1e} nats")
 
+    figures: dict[str, list[dict[str, float]]] = {"sampling": [], "filter": []}
+    rounds = 1 if arguments.quick else arguments.rounds
+    print("sampling: calls per text  ours calls/s  each calls/s  ratio")
+    for positions, calls in [(2, 4)] if arguments.quick else [(2, 4), (4, 4), (4, 8)]:
+        count, took = sampled(model, tokenizer, positions, calls, rounds)
+        figures["sampling"].append({"calls": positions * calls, "ours": count / took[0], "each": count / took[1]})
+        print(f"{positions * calls:24}  {count / took[0]:12.1f}  {count / took[1]:12.1f}  {took[1] / took[0]:5.2f}")
+
     sizes = [(8, 128, 10), (16, 128, 10), (32, 128, 10), (16, 128, 5), (16, 128, 20), (16, 256, 10), (16, 64, 10)]
-    figures = []
-    print("texts  tokens  calls each  ours calls/s  whole calls/s  ratio  ours ms/call")
+    print("filter: texts  tokens  calls each  ours calls/s  whole calls/s  ratio  ours ms/call")
     for texts, tokens, calls in sizes[:3] if arguments.quick else sizes:
         data = make(tokenizer, texts, tokens, calls)
-        rounds = 1 if arguments.quick else arguments.rounds
         mine, theirs = zip(*((ours(data), one_by_one(data[:4])) for _ in range(rounds)), strict=True)
         count, part = texts * calls, min(4, texts) * calls
         per_ours, per_whole = statistics.median(mine) / count, statistics.median(theirs) / part
         row = {"texts": texts, "tokens": tokens, "calls": calls, "ours": 1 / per_ours, "whole": 1 / per_whole}
-        figures.append(row)
-        print(f"{texts:5}  {tokens:6}  {calls:10}  {1 / per_ours:12.0f}  {1 / per_whole:13.1f}  "
+        figures["filter"].append(row)
+        print(f"{texts:13}  {tokens:6}  {calls:10}  {1 / per_ours:12.0f}  {1 / per_whole:13.1f}  "
               f"{per_whole / per_ours:5.1f}  {1000 * per_ours:12.2f}", flush=True)  # fmt: skip
     if arguments.out:
-        arguments.out.write_text(
-            json.dumps({"figures": figures, "difference": worst, "versions": versions()}, indent=1)
-        )
+        arguments.out.write_text(json.dumps({**figures, "difference": worst, "versions": versions()}, indent=1))
 
 
 if __name__ == "__main__":
