@@ -51,7 +51,7 @@ def pictures(seed: int = 0) -> list[Tensor | None]:
 
 
 def token_by_hand(model: PeftModel, feature: Tensor, adapter: str = "default") -> Tensor:
-    """The image token in float64, from the raw parameters."""
+    """The image tokens, one after the other, in float64, from the raw parameters."""
     p = {name: value.detach().double() for name, value in projector(model, adapter).named_parameters()}
     x = torch.cat([F.layer_norm(part, (CHANNELS,)) for part in feature.double().chunk(M)])
     hidden = F.silu(p["down.weight"] @ x / (M * CHANNELS) + p["down.bias"])
@@ -61,7 +61,9 @@ def token_by_hand(model: PeftModel, feature: Tensor, adapter: str = "default") -
 def row_by_hand(family: Family, model: PeftModel, images: Tensor | None, adapter: str = "default") -> Any:
     """The reference for one row: as many sets of prompts as there are images, each with its image's token added."""
     prompts, gates = {}, {}
-    tokens = [] if images is None else [token_by_hand(model, f, adapter) for f in images.reshape(-1, M * CHANNELS)]
+    shown = [] if images is None else [token_by_hand(model, f, adapter) for f in images.reshape(-1, M * CHANNELS)]
+    count = projector(model, adapter).tokens
+    tokens = [token for made in shown for token in made.chunk(count)]
     for name, layer in layers(model):
         prompt = layer.prompt[adapter].detach().double()
         prompts[name] = torch.cat([prompt + token for token in tokens]) if tokens else prompt
@@ -82,6 +84,38 @@ def test_outputs_are_those_of_prompts_with_the_token_added(family: Family) -> No
             expected = family.result(row_by_hand(family, model, images)(**one_row(inputs, row)))
             torch.testing.assert_close(ours[row : row + 1], expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours[0], outputs(family, model)[0], atol=1e-3), "images make a difference"
+
+
+@every_causal
+def test_several_tokens_of_an_image_are_as_many_sets_of_prompts(family: Family) -> None:
+    model, features, inputs = see(family, image_tokens=3), pictures(), family.inputs()
+    ours = outputs(family, model, image_features=features)
+    with torch.no_grad():
+        for row, images in enumerate(features):
+            expected = family.result(row_by_hand(family, model, images)(**one_row(inputs, row)))
+            torch.testing.assert_close(ours[row : row + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_asked_chooses_among_an_images_tokens() -> None:
+    """A single token adds the same to every word; of several, each word has its own mixture (image.py says why)."""
+    one, several = (added_to_words(see(BY_NAME["llama"], image_tokens=count)) for count in (1, 3))
+    assert one.shape[0] == 1 and several.shape[0] > 1
+    assert not torch.allclose(several, several[:1].expand_as(several), atol=1e-3)
+
+
+def added_to_words(model: PeftModel) -> Tensor:
+    """What the first layer adds for a row with one image, [T or 1, H * D]."""
+    layer, seen = layers(model)[0][1], []
+    real = layer._seen
+
+    def watched(*given: Any) -> Tensor:
+        seen.append(real(*given))
+        return seen[-1]
+
+    layer._seen = watched  # type: ignore[method-assign]
+    feature = pictures()[2]
+    outputs(BY_NAME["llama"], model, image_features=[feature, None, feature])
+    return seen[0][2].flatten(1)
 
 
 @every_causal
@@ -279,6 +313,7 @@ def test_an_encoder_nobody_has_looked_at_is_refused() -> None:
         ({"image_layers": [], "image_channels": 4}, "at least one layer"),
         ({"image_layers": [1], "image_channels": 4, "attention": "vanilla"}, "through the gates"),
         ({"image_layers": [1], "image_channels": 4, "image_hidden": 0}, "at least 1"),
+        ({"image_layers": [1], "image_channels": 4, "image_tokens": 0}, "image_tokens must be at least 1"),
         ({"image_early": 1}, "goes with image_layers"),
     ],
 )

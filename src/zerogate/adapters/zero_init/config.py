@@ -74,6 +74,13 @@ class ZeroInitConfig(PeftConfig):
         default=None, metadata=_help("Channels of one layer's feature: the encoder's hidden size.")
     )
     image_hidden: int = field(default=64, metadata=_help("Width of the MLP that makes the image token."))
+    image_tokens: int = field(
+        default=1,
+        metadata=_help(
+            "Tokens made of each image. The paper's single one is the same to every word of the text; among several, "
+            "attention chooses by what is asked."
+        ),
+    )
     image_early: int | None = field(
         default=None,
         metadata=_help(
@@ -120,7 +127,8 @@ class ZeroInitConfig(PeftConfig):
             raise ValueError(
                 f"image_early={self.image_early} must be at least 1, and goes with image_layers or image_encoder."
             )
-        if self.image_hidden < 1:
-            raise ValueError(f"image_hidden must be at least 1, not {self.image_hidden}.")
+        for name in ("image_hidden", "image_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if isinstance(self.layers_to_transform, int):
             self.layers_to_transform = [self.layers_to_transform]

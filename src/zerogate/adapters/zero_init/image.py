@@ -10,6 +10,9 @@ by the same q k_I, and its weights sum to 1:
 So one image costs one projected vector per layer and no key at all, whatever K is. Several images are several sets of
 prompts in one softmax, which factors the same way: softmax(q k_P^T) v_P + sum_n softmax_n(q k_I^T) v_I. Where the keys
 are not linear in the prompt (QK-norm, clipped projections, capped scores) the sets are written out.
+
+It follows that a single image is the same v_I to every word: what the text asks for cannot choose what is seen of it.
+With several tokens per image (`image_tokens`, beyond the paper) each is one of those sets, and attention chooses.
 """
 
 from __future__ import annotations
@@ -48,23 +51,32 @@ class ScaledLinear(nn.Module):
 
 
 class ImageProjector(nn.Module):
-    """Image features of M layers of an encoder -> one image token: a small MLP over their channels, in fp32.
+    """Image features of M layers of an encoder -> image tokens: a small MLP over their channels, in fp32.
 
     Args:
         layers: M.
         channels: of one layer's feature.
         hidden: width of the MLP (the paper's is 64).
         width: C, the base's hidden size.
+        tokens: per image (the paper's is 1).
     """
 
-    def __init__(self, layers: int, channels: int, hidden: int, width: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        hidden: int,
+        width: int,
+        device: torch.device | None = None,
+        tokens: int = 1,
+    ) -> None:
         super().__init__()
-        self.layers, self.channels = layers, channels
+        self.layers, self.channels, self.tokens = layers, channels, tokens
         self.down = ScaledLinear(layers * channels, hidden, device)
-        self.up = ScaledLinear(hidden, width, device)
+        self.up = ScaledLinear(hidden, tokens * width, device)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., M * channels] -> image tokens [..., C]. Each layer's feature is normed first: their sizes differ."""
+        """[..., M * channels] -> image tokens [..., tokens, C]. Each layer's feature is normed first: sizes differ."""
         if features.shape[-1] != self.layers * self.channels:
             raise ValueError(
                 f"image_features have {features.shape[-1]} channels, but this adapter was made for {self.layers} "
@@ -72,8 +84,8 @@ class ImageProjector(nn.Module):
             )
         x = features.to(self.down.weight.device, torch.float32).unflatten(-1, (self.layers, self.channels))
         x = F.layer_norm(x, (self.channels,)).flatten(-2)
-        token: Tensor = self.up(F.silu(self.down(x)))
-        return token
+        tokens: Tensor = self.up(F.silu(self.down(x)))
+        return tokens.unflatten(-1, (self.tokens, -1))
 
 
 @dataclass(eq=False)
@@ -92,8 +104,13 @@ class Images:
     projector: ImageProjector
     remembered: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
+    @property
+    def there(self) -> Tensor:
+        """Which image tokens a row has, [B, N * tokens]."""
+        return self.mask_BN.repeat_interleave(self.projector.tokens, dim=1)
+
     def tokens(self) -> Tensor:
-        """The image tokens, [B, N, C], zero where there is no image.
+        """The image tokens, [B, N * tokens, C], zero where there is no image.
 
         In training each layer asks anew: a small MLP beside a layer's own projections, and what activation
         checkpointing runs again is then whole.
@@ -101,10 +118,11 @@ class Images:
         return self.once(0, self._tokens)[0]
 
     def _tokens(self) -> tuple[Tensor]:
-        tokens_NC = self.projector(self.features_NF)
+        tokens_NIC = self.projector(self.features_NF)
         place = self.mask_BN.flatten().nonzero().flatten()
-        tokens_SC = tokens_NC.new_zeros(self.mask_BN.numel(), tokens_NC.shape[-1])
-        return (tokens_SC.index_copy(0, place, tokens_NC).unflatten(0, self.mask_BN.shape),)
+        tokens_SIC = tokens_NIC.new_zeros(self.mask_BN.numel(), *tokens_NIC.shape[1:])
+        tokens_BNIC = tokens_SIC.index_copy(0, place, tokens_NIC).unflatten(0, self.mask_BN.shape)
+        return (tokens_BNIC.flatten(1, 2),)
 
     def once(self, key: int, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """What `make` gives; without gradients it is asked once for each key."""

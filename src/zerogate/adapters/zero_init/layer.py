@@ -63,7 +63,12 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         """Gives this layer the projector of an adapter that takes images."""
         assert isinstance(config.image_layers, list) and config.image_channels is not None  # model.py has checked
         self.projector[adapter_name] = ImageProjector(
-            len(config.image_layers), config.image_channels, config.image_hidden, self.width, self.device
+            len(config.image_layers),
+            config.image_channels,
+            config.image_hidden,
+            self.width,
+            self.device,
+            config.image_tokens,
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ZeroInitLayer:
@@ -157,7 +162,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             return k_BGND.to(dtype), self._gated(name, v_BGND, dtype)
 
         made = images.once(id(self), project)
-        k_BGND, v_BHND, mask_BN = images.rows(q_BHTD.shape[0], *made, images.mask_BN.to(self.device))
+        k_BGND, v_BHND, mask_BN = images.rows(q_BHTD.shape[0], *made, images.there.to(self.device))
         return image_attention(q_BHTD, k_BGND, v_BHND, mask_BN, scaling)
 
     def _gated(self, name: str, v_BGSD: Tensor, dtype: torch.dtype) -> Tensor:
@@ -177,7 +182,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         K = 1 if early else self.prompt[name].shape[0]
 
         def project() -> tuple[Tensor, Tensor, Tensor]:
-            tokens_BNC, mask_BN = images.tokens().to(self.device), images.mask_BN.to(self.device)
+            tokens_BNC, mask_BN = images.tokens().to(self.device), images.there.to(self.device)
             B, N, _ = tokens_BNC.shape
             sets = self._sets(name, module, tokens_BNC, dtype)
             k_BGSD, v_BGSD = (x.unflatten(1, (B, N * K)).transpose(0, 1) for x in sets)
