@@ -19,44 +19,53 @@ def funnel_table(rows: Sequence[Row]) -> Table:
     return ["", *counts], [[step, *(f"{one[step]:,}" for one in counts.values())] for step in STEPS]
 
 
-def kept_and_right(rows: Iterable[Row], tools: Toolbox) -> dict[str, dict[str, int]]:
-    """By tool: calls that were kept, of them right ones, and places where a call helps with and without a right one.
+def precision_table(rows: Sequence[Row], tools: Toolbox) -> Table | None:
+    """How many calls are right that were executed, kept by the filter, and put into the texts (the best at each place);
+    and for how many places a right one was found. None where no document says what is right.
 
     A call is right that belongs there by the document's `truth`: the tool, the input in any wording that will do, and
     the place, to the token.
     """
-    counts: dict[str, dict[str, int]] = {}
-    for row in rows:
-        for name, found in row["tools"].items():
-            one = counts.setdefault(name, dict.fromkeys(("kept", "right", "found", "places"), 0))
-            truth = [true for true in row["truth"] if true["tool"] == name]
-            kept = [call for call in found["calls"] if call.get("gain", float("-inf")) >= tools[name].sampling.gain]
-            good = [(call, true) for call in kept for true in truth if _same(call, true)]
-            one["kept"] += len(kept)
-            one["right"] += len(good)
-            one["places"] += len(truth)
-            one["found"] += len({true["token"] for _, true in good})
-    return counts
-
-
-def precision_table(rows: Sequence[Row], tools: Toolbox) -> Table | None:
-    """Precision and recall of the kept calls; None where no document says what is right."""
     if not any(row["truth"] for row in rows):
         return None
     made = []
-    for name, one in kept_and_right(rows, tools).items():
-        made.append(
-            [
-                name,
-                f"{one['kept']:,}",
-                f"{one['right']:,}",
-                _share(one["right"], one["kept"]),
-                f"{one['places']:,}",
-                f"{one['found']:,}",
-                _share(one["found"], one["places"]),
-            ]
-        )
-    return ["tool", "kept", "right", "precision", "places", "found", "recall"], made
+    for name, tool in tools.items():
+        executed = [(row, call) for row in rows for call in _calls(row, name) if "gain" in call]
+        kept = [(row, call) for row, call in executed if call["gain"] >= tool.sampling.gain]
+        best = [(row, call) for row, call in kept if call is _best(row, tools, call["position"])]
+        places = sum(true["tool"] == name for row in rows for true in row["truth"])
+        found = sum(_right(row, name, call) for row, call in best)
+        parts = [_share(sum(_right(r, name, c) for r, c in some), len(some)) for some in (executed, kept, best)]
+        made.append([name, *parts, _share(found, places)])
+    headings = ["", "right of the executed", "of the kept", "of those in the texts", "places found"]
+    return headings, made
+
+
+def _calls(row: Row, name: str) -> list[Row]:
+    found: list[Row] = row["tools"].get(name, {}).get("calls", [])
+    return found
+
+
+def _best(row: Row, tools: Toolbox, position: int) -> Row:
+    """The call that merging takes for a place."""
+    at = [
+        call
+        for name, tool in tools.items()
+        for call in _calls(row, name)
+        if call["position"] == position and call.get("gain", float("-inf")) >= tool.sampling.gain
+    ]
+    return max(at, key=lambda call: call["gain"])
+
+
+def _right(row: Row, name: str, call: Row) -> bool:
+    return any(
+        true["tool"] == name and call["position"] == true["token"] and call["input"] in true["inputs"]
+        for true in row["truth"]
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({part / whole:.1%})" if whole else ""
 
 
 def answers_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -96,14 +105,6 @@ def examples(rows: Iterable[Row], tools: Toolbox, most: int = 3) -> list[str]:
             for _, call, row in some[:most]:
                 at = call["at"]
                 written = write_call(name, call["input"], call["result"])
-                shown = f"{row['text'][max(0, at - 60) : at]}**{written}**{row['text'][at : at + 30]}"
+                shown = f"{row['text'][max(0, at - 60) : at]} **{written.strip()}**{row['text'][at : at + 30]}"
                 lines.append(f"{what}, {call['gain']:+.2f}: {' '.join(shown.split())}")
     return lines
-
-
-def _same(call: Row, true: Mapping[str, Any]) -> bool:
-    return call["position"] == true["token"] and call["input"] in true["inputs"]
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else ""

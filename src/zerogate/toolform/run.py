@@ -155,7 +155,7 @@ class Toolform:
         rows = self._with_places(whole_lines(self._file("filtered")))
         sections = [("What is left after each stage", report.funnel_table(rows))]
         if (precision := report.precision_table(rows, self.tools)) is not None:
-            sections.append(("Kept calls that are right", precision))
+            sections.append(("Calls that are right", precision))
         if (results := self.folder / "results.json").exists():
             sections.append(("Right answers", report.answers_table(json.loads(results.read_text()))))
         parts = [f"# {self.recipe.title}"]
