@@ -11,6 +11,7 @@ from tiny_base import make_base
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from zerogate.toolform.evaluate import perplexity
 from zerogate.toolform.filter import WEIGHTS, Candidate, weigh
 from zerogate.toolform.merge import Kept, merge
 from zerogate.toolform.positions import Text, likely_positions
@@ -114,3 +115,19 @@ def test_calls_go_in_by_tokens_and_the_better_one_at_a_place() -> None:
     assert merge(text, []) == text
     with pytest.raises(ValueError, match="position 11 is not in a text of 10 tokens"):
         merge(text, [Kept(11, 1.0, [1])])
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_perplexity_with_calls_ruled_out(model: Any, length: int) -> None:
+    """Against the probability of every continuation, one by one, with the opening's taken out of it."""
+    text, opening = Text(ids(6, 1), ids(12, 2)), []
+    for _ in range(length):  # one that the model is fond of
+        opening.append(int(alone(model, [*text.before, *opening])[-1].argmax()))
+    loss = 0.0
+    for place, token in enumerate(text.ids):
+        before = [*text.before, *text.ids[:place]]
+        loss -= chance(model, before, [token])
+        loss += torch.log1p(-torch.tensor(chance(model, before, opening)).exp()).item()
+    found = perplexity(model, [text], PAD, opening)
+    assert found == pytest.approx(torch.tensor(loss / 12).exp().item(), rel=1e-3)
+    assert found < perplexity(model, [text], PAD)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerogate.data.jsonl import append_lines
 from zerogate.toolform.document import Clock
-from zerogate.toolform.positions import Text
+from zerogate.toolform.positions import Text, likely_positions
 from zerogate.toolform.score import Row, log_probs
 from zerogate.toolform.tasks import Question
 from zerogate.tools.inline import without_calls
@@ -18,6 +18,9 @@ from zerogate.tools.runtime import answer_with_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_NEGLIGIBLE = 1e-4
+"""Places where an opening is less likely are taken to have none."""
 
 
 def ask(
@@ -81,8 +84,25 @@ def ask(
     return {"questions": len(questions), "right": right, "called": called}
 
 
-def perplexity(model: PreTrainedModel, texts: Sequence[Text], pad_token_id: int) -> float:
-    """exp of the mean loss per token of some texts."""
+def perplexity(
+    model: PreTrainedModel, texts: Sequence[Text], pad_token_id: int, opening: Sequence[int] | None = None
+) -> float:
+    """exp of the mean loss per token of some texts.
+
+    Args:
+        model: in eval mode.
+        texts: without calls.
+        pad_token_id: what to pad with.
+        opening: the tokens that open a call, for a model that has learned calls: they are ruled out, as in decoding
+            with tools off. What they would have had, p_i at each place i, goes to all other continuations alike.
+    """
     rows = [Row([*text.before, *text.ids], len(text.before), len(text.before) + len(text.ids)) for text in texts]
     found = log_probs(model, rows, pad_token_id)
-    return math.exp(-sum(float(one.sum()) for one in found) / sum(len(one) for one in found))
+    total = sum(float(one.sum()) for one in found)
+    if opening is not None:
+        everywhere = max(len(text.ids) for text in texts)
+        places = likely_positions(
+            model, texts, opening, threshold=_NEGLIGIBLE, most=everywhere, pad_token_id=pad_token_id
+        )
+        total -= sum(math.log1p(-chance) for some in places for _, chance in some)
+    return math.exp(-total / sum(len(one) for one in found))

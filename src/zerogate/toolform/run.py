@@ -34,6 +34,7 @@ from zerogate.toolform.positions import Text
 from zerogate.toolform.recipe import ToolformRecipe
 from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
 from zerogate.toolform.tasks import read_task
+from zerogate.tools.inline import OPEN
 from zerogate.tools.named import named_tools
 from zerogate.tools.registry import Toolbox
 from zerogate.training.checkpoints import write_text
@@ -147,7 +148,8 @@ class Toolform:
             if calls == 0:
                 texts = [Text(start, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in self._others()]
                 pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-                results[name]["perplexity"] = perplexity(model, texts, pad)
+                opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"] if which == "adapter" else None
+                results[name]["perplexity"] = perplexity(model, texts, pad, opening)
         write_text(self.folder / "results.json", json.dumps(results, indent=1))
 
     def write_report(self) -> None:
