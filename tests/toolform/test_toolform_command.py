@@ -96,6 +96,20 @@ def test_what_is_done_is_not_done_again(made: tuple[Path, dict[str, Any]]) -> No
     assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files[2:]] == before
 
 
+def test_what_comes_after_sampling_may_change(made: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = made
+    recipe, merged = str(folder / "recipe.yaml"), folder / "run" / "merged.jsonl"
+    before = whole_lines(merged)
+    run("merge", recipe, "sampling={Calendar: {threshold: 0.01, positions: 2, calls: 2, gain: 99}}")
+    assert whole_lines(merged) == []
+    with pytest.raises(UserError, match="there is nothing to learn from"):
+        run("train", recipe)
+    run("merge", recipe)
+    assert whole_lines(merged) == before
+    with pytest.raises(UserError, match=r"learned from other texts or settings \(train.*delete it to train anew"):
+        run("train", recipe, "train.steps=3")
+
+
 def test_at_the_command_line(made: tuple[Path, dict[str, Any]]) -> None:
     command = [sys.executable, "-m", "zerogate.cli.main", "toolform", "--report", str(made[0] / "recipe.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

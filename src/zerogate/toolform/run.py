@@ -10,6 +10,7 @@ In the output folder stand `sampled.jsonl`, `executed.jsonl`, `filtered.jsonl` a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,9 +119,20 @@ class Toolform:
     def _adapt(self, which: str, data: Data) -> Path:
         """The trained adapter; what is trained already is taken as it is."""
         recipe = self.recipe.training(which, self.folder)
-        if read_summary(Path(recipe.output)) is None:
-            resume = (Path(recipe.output) / "recipe.yaml").exists()
-            train(recipe, resume=resume, console=self.console, data=data)
+        folder, learned = Path(recipe.output), hashlib.sha256()
+        for part in (*data.train.input_ids, *data.train.labels):
+            learned.update(part.tobytes())
+        spec = {"texts": learned.hexdigest()[:16], **recipe.model_dump(mode="json")}
+        kept = folder / "learned.json"
+        old = json.loads(kept.read_text()) if kept.exists() else None
+        if old is not None and (changed := changed_settings(old, spec)):
+            raise UserError(
+                f"{folder} has learned from other texts or settings ({changed[:300]}); delete it to train anew"
+            )
+        if read_summary(folder) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(kept, json.dumps(spec, indent=1))
+            train(recipe, resume=(folder / "recipe.yaml").exists(), console=self.console, data=data)
         return self._trained(which)
 
     def _evaluate(self) -> None:
@@ -235,9 +247,12 @@ class Toolform:
         return self.folder / f"{name}.jsonl"
 
     def _refuse_other(self) -> None:
-        """Go on only with the same recipe; what is asked at the end may change."""
+        """Go on only where calls would be sampled and weighed alike; what comes after may change, and says so."""
         kept = self.folder / "toolform.json"
-        new = json.loads(self.recipe.model_dump_json(exclude={"title", "evaluate", "batch_size", "output"}))
+        early = {"base", "tools", "documents", "proposer", "seed", "temperature", "sampling", "max_length"}
+        new = json.loads(self.recipe.model_dump_json(include=early))
+        for section in new["sampling"].values():
+            del section["gain"]
         if kept.exists() and (changed := changed_settings(json.loads(kept.read_text()), new)):
             raise UserError(f"{self.folder} was made with another recipe ({changed}); delete it, or choose another")
         self.folder.mkdir(parents=True, exist_ok=True)

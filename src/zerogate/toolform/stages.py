@@ -243,8 +243,8 @@ def _run(
 
 
 def _described(tools: Toolbox) -> dict[str, Any]:
-    settings = {name: vars(tool.sampling) for name, tool in tools.items()}
-    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
+    """What sampling goes by; how much a call must gain is asked later."""
+    return {name: {k: v for k, v in vars(tool.sampling).items() if k != "gain"} for name, tool in tools.items()}
 
 
 def start_tokens(tokenizer: Any) -> list[int]:
