@@ -38,6 +38,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 NUMBERS = ("zero", "one", "two", "three")
+_ALONE = 0.75  # pictures of a single shape
 _SUPERSAMPLING = 3
 _BACKGROUND = (225, 255)  # of each channel: light, so that every colour stands out
 _SHIFT = 14  # most by which a colour's channels move
@@ -140,7 +141,8 @@ def draw_scene(rng: random.Random, most: int = 3) -> Scene:
 def picture_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Questions about drawn pictures as Alpaca rows with an image: to learn from, and about pictures held out.
 
-    Each of 2,500 training pictures has two questions, each of 500 held-out ones a single one.
+    Each of 2,500 training pictures has two questions, each of 500 held-out ones a single one. Three pictures in four
+    show one shape; where there are several, a model has to find the one that a question is about.
     """
     return _rows(2500, 2, random.Random("training pictures")), _rows(500, 1, random.Random("held-out pictures"))
 
@@ -148,7 +150,7 @@ def picture_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def _rows(scenes: int, questions: int, rng: random.Random) -> list[dict[str, Any]]:
     rows = []
     for number in range(scenes):
-        scene = draw_scene(rng)
+        scene = draw_scene(rng, most=1 if rng.random() < _ALONE else 3)
         png = io.BytesIO()
         scene.picture().save(png, "PNG")
         image = ImageSource(f"drawn picture {number}", data=png.getvalue())
