@@ -38,6 +38,7 @@ COMMANDS = (
     "preview",
     "chat",
     "generate",
+    "predict",
     "eval",
     "score",
     "inspect",

@@ -26,7 +26,7 @@ def train(
 
     from zerogate.cli.recipes import find_recipe
     from zerogate.training.card import next_command
-    from zerogate.training.problems.sections import LabelledRecipe
+    from zerogate.training.problems import find_problem
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train as run
 
@@ -50,7 +50,6 @@ def train(
     chosen = "best" if summary["best_loss"] is not None else "last"
     console.print(f"adapter   {outcome.folder / chosen}")
     console.print(f"pictures  {', '.join(str(picture) for picture in sorted(outcome.folder.glob('*.png')))}")
-    if isinstance(settings, LabelledRecipe):
-        return  # its card says how to load it
-    command = next_command(settings.adapter["method"], settings.base.name, str(outcome.folder / chosen))
+    folder, task = str(outcome.folder / chosen), find_problem(settings).pipeline
+    command = next_command(settings.adapter["method"], settings.base.name, folder, task)
     console.print(f"next      {command}", soft_wrap=True)

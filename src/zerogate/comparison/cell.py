@@ -134,7 +134,7 @@ def _train(recipe: Recipe, result: Result, console: Console) -> None:
 def _measure(recipe: LabelledRecipe, saved: Path, result: Result) -> None:
     """The task's figures on the held-out records, of what was saved on a freshly loaded base."""
     problem = _labelled(recipe)
-    model, processor = load_trained(saved, recipe.base.name, device=recipe.base.device, dtype=recipe.base.dtype)
+    model, processor, *_ = load_trained(saved, recipe.base.name, device=recipe.base.device, dtype=recipe.base.dtype)
     _record(problem, recipe, model, processor, result)
 
 

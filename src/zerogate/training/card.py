@@ -82,12 +82,11 @@ def render_card(facts: CardFacts) -> str:
         rows.append(("held-out loss with this", f"{facts.loss:.4f} nats per {per}"))
     rows += [(f"held-out {name.replace('_', ' ')}", f"{value:.2%}") for name, value in facts.figures.items()]
     rows.append(("made with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
-    talks = facts.pipeline == "text-generation"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# {facts.method} on {facts.base}\n\n| | "
         f"|\n|---|---|\n{table}\n\n"
-        f"## Use it\n\n```python\n{_usage(facts)}\n```\n" + (f"\nor `{_command(facts)}`.\n" if talks else "")
+        f"## Use it\n\n```python\n{_usage(facts)}\n```\n" + f"\nor `{_command(facts)}`.\n"
     )
 
 
@@ -95,8 +94,8 @@ def _usage(facts: CardFacts) -> str:
     if facts.pipeline != "text-generation":
         return (
             "from zerogate.training.problems.trained import load_trained\n"
-            f'model, processor = load_trained("{facts.folder}", "{facts.base}")\n'
-            "model.config.id2label  # the classes, where there are any"
+            f'trained = load_trained("{facts.folder}", "{facts.base}")\n'
+            "trained.model, trained.processor"
         )
     if facts.method == "full":
         return (
@@ -112,11 +111,13 @@ def _usage(facts: CardFacts) -> str:
 
 
 def _command(facts: CardFacts) -> str:
-    return next_command(facts.method, facts.base, facts.folder)
+    return next_command(facts.method, facts.base, facts.folder, facts.pipeline)
 
 
-def next_command(method: str, base: str, folder: str) -> str:
-    """What to type to talk to the result."""
+def next_command(method: str, base: str, folder: str, pipeline: str = "text-generation") -> str:
+    """What to type to ask the result."""
+    if pipeline != "text-generation":
+        return f"zerogate predict {folder}"
     if method == "full":
         return f"zerogate chat --base {folder}"
     return f"zerogate chat --base {base} --adapter {folder}"

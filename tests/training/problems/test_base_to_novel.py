@@ -137,7 +137,7 @@ def test_a_comparison_asks_the_base_alone_and_what_was_saved(folder: Path, tmp_p
     run = tmp_path / "out" / "cells" / "CoCoOp-seed0" / "run"
     classes = json.loads((run / "last" / "classes.json").read_text())
     assert classes == {"base": ["black", "blue", "green"], "novel": ["red", "sea_grey"], "template": "a photo of a {}."}
-    again, _ = load_trained(run / "last", device="cpu")
+    again = load_trained(run / "last", device="cpu").model
     assert alone.measure(again, part, 32)["eval_base"] == rows["CoCoOp"].accuracy["base"].mean
 
 

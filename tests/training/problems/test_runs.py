@@ -19,8 +19,9 @@ from zerogate.errors import UserError
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.problems import find_problem
 from zerogate.training.problems.labelled import LabelledProblem
-from zerogate.training.problems.question_answering import Found, QuestionAnswering
+from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.trained import load_trained
+from zerogate.training.problems.windows import Found
 from zerogate.training.recipe_file import load_recipe, parse_recipe
 from zerogate.training.run import Outcome, train
 
@@ -124,7 +125,7 @@ def test_every_method_learns_and_is_loaded_as_it_was(task: str, method: str, rec
     # What is trained has moved, all of it, and nothing else has a gradient.
     trained = {n: p for n, p in outcome.model.named_parameters() if p.requires_grad}
     assert trained and all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trained.values())
-    model, processor = load_trained(outcome.folder / "last")
+    model, processor, *_ = load_trained(outcome.folder / "last")
     problem = problem_of(settings)
     held_out = problem.load_data(processor).held_out
     assert held_out is not None

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from zerogate.bases.load import find_base
 from zerogate.errors import UserError
-from zerogate.training.recipe import BaseSection
+from zerogate.training.recipe import BaseSection, Recipe
 
 
 def load_model(
@@ -115,6 +115,32 @@ def load_fast_tokenizer(name: str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def longest_text(config: PretrainedConfig, tokenizer: Any) -> int:
+    """Most tokens in a sequence: what the model has positions for, or the tokenizer says it has."""
+    return int(min(vars(config).get("max_position_embeddings", tokenizer.model_max_length), tokenizer.model_max_length))
+
+
+def check_length(recipe: Recipe, longest: int, limit: int) -> None:
+    """Refuse sequences that are longer than the base reads.
+
+    Raises:
+        UserError: with the longest there may be.
+    """
+    prompts = recipe.adapter.get("num_virtual_tokens", 10) if recipe.adapter["method"] == "prompt_tuning" else 0
+    if longest + prompts > limit:
+        with_prompts = f", {prompts} of them prompt_tuning's" if prompts else ""
+        raise UserError(
+            f"data.max_length {longest} is too long: {recipe.base.name} reads {limit} tokens{with_prompts}; "
+            f"set data.max_length to at most {limit - prompts}"
+        )
+
+
+def mixed_precision(model: torch.nn.Module) -> torch.autocast:
+    """Autocast if the base is in half precision: its head is fp32, and takes such a base's features only so."""
+    half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+    return torch.autocast(next(model.parameters()).device.type, dtype=half, enabled=half is not None)
 
 
 def _config(kind: Any, name: str, labels: list[str] | None) -> PretrainedConfig:

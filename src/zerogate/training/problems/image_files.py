@@ -68,6 +68,20 @@ def read_pictures(path: str | Path, split: str | None) -> list[Picture]:
     return sorted(found, key=lambda picture: picture.name)
 
 
+def list_pictures(path: Path) -> list[Path]:
+    """A picture, or all in a folder and below it, in the order of their names.
+
+    Raises:
+        UserError: nothing there, or no picture in it.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(f for f in path.rglob("*") if f.suffix.lower() in _ENDINGS and f.is_file()) if path.is_dir() else []
+    if not found:
+        raise UserError(f"{path} {'holds no pictures' if path.is_dir() else 'does not exist'}")
+    return found
+
+
 def decode(picture: Picture) -> Image.Image:
     """The picture in RGB, its first frame where it moves.
 

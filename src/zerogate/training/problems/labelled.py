@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from zerogate.bases.loss import IGNORE
-from zerogate.training.problems.base import empty_model, find_heads, load_model
+from zerogate.training.problems.base import empty_model, find_heads, load_model, mixed_precision
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import LabelledSection
 from zerogate.training.recipe import Plan, Recipe
@@ -104,13 +104,22 @@ class LabelledProblem:
         """The figures of predictions, one per example of the part and in its order."""
         raise NotImplementedError
 
+    def check_base(self, model: PreTrainedModel, processor: Any) -> None:
+        """Refuse a base that this recipe's data does not fit; every base, unless a task says more.
+
+        Raises:
+            UserError: with what does not fit.
+        """
+
     # --- what they share ----------------------------------------------------------------------------------------------
 
     def load_base(self, whole: bool, device: str | None) -> tuple[PreTrainedModel, Any]:
         """The frozen backbone with a fresh head, and its processor."""
         set_seed(self.recipe.train.seed)  # of the head
         base = self.recipe.base.model_copy(update={"dtype": "float32"} if whole else {})
-        return load_model(self.auto_class, base, self.label_names(), device), self.load_processor()
+        model, processor = load_model(self.auto_class, base, self.label_names(), device), self.load_processor()
+        self.check_base(model, processor)
+        return model, processor
 
     def empty_base(self) -> PreTrainedModel:
         """The model without content."""
@@ -145,9 +154,7 @@ class LabelledProblem:
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, int, Tensor]:
         """Cross-entropy in fp32 summed over the learned labels, how many there are, and the logits."""
         labels = inputs["labels"]
-        # The head is fp32 whatever the base is, and takes a half-precision base's features only under autocast.
-        half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
-        with torch.autocast(labels.device.type, dtype=half, enabled=half is not None):
+        with mixed_precision(model):
             logits = self.logits(model, {name: tensor for name, tensor in inputs.items() if name != "labels"})
         loss = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
         return loss, int((labels != IGNORE).sum()), logits

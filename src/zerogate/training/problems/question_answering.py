@@ -1,8 +1,8 @@
 """Extractive question answering: the first and last token of the answer in a passage; measured by SQuAD's EM and F1.
 
-Passages that are too long come as windows that overlap. A window without the answer points at its first token, which
-is also how "no answer" is said (SQuAD 2.0): it is, where that beats every answer in every window. Where no question
-lacks an answer (1.1), one is always given.
+Passages that are too long come as windows that overlap (`windows.py`). A window without the answer points at its first
+token, which is also how "no answer" is said (SQuAD 2.0): it is, where that beats every answer in every window. Where no
+question lacks an answer (1.1), one is always given.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from zerogate.errors import UserError
-from zerogate.training.problems.base import load_fast_tokenizer
+from zerogate.training.problems.base import check_length, load_fast_tokenizer, longest_text
 from zerogate.training.problems.held_out import leak_line, read_parts
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
@@ -24,15 +24,7 @@ from zerogate.training.problems.sections import QuestionSection
 from zerogate.training.problems.squad_files import Question, read_questions
 from zerogate.training.problems.squad_score import exact_match, f1
 from zerogate.training.problems.text_batch import pad_text
-
-
-class Found(NamedTuple):
-    """What a window says: the best answer's logits, its place in the passage, and the logits of there being none."""
-
-    logit: float
-    first: int
-    last: int
-    none: float
+from zerogate.training.problems.windows import Found, answer_logits, best_in_window, best_of, cut_windows
 
 
 class QuestionAnswering(LabelledProblem):
@@ -62,6 +54,10 @@ class QuestionAnswering(LabelledProblem):
         """The base's tokenizer."""
         return load_fast_tokenizer(self.recipe.base.name)
 
+    def check_base(self, model: PreTrainedModel, processor: Any) -> None:
+        """Sequences, with prompts before them, must not be longer than the base reads."""
+        check_length(self.recipe, self.section.max_length, longest_text(model.config, processor))
+
     def load_data(self, processor: Any) -> LabelledData:
         """Read and cut into windows."""
         self.tokenizer = processor
@@ -73,35 +69,10 @@ class QuestionAnswering(LabelledProblem):
         return LabelledData(train, held_out if held_out.records else None, tuple(told))
 
     def _encode(self, questions: list[Question]) -> Part:
-        section = self.section
         examples: list[Example] = []
         for row, question in enumerate(questions):
-            asked = len(self.tokenizer(question.question, add_special_tokens=False)["input_ids"])
-            room = section.max_length - asked - self.tokenizer.num_special_tokens_to_add(pair=True)
-            if room <= section.stride:
-                raise UserError(
-                    f"question {row + 1} has {asked} tokens and leaves {max(room, 0)} of data.max_length "
-                    f"{section.max_length} to its passage, which is not more than data.stride {section.stride}"
-                )
-            encoded = self.tokenizer(
-                question.question,
-                question.context,
-                truncation="only_second",
-                max_length=section.max_length,
-                stride=section.stride,
-                return_overflowing_tokens=True,
-                return_offsets_mapping=True,
-            )
-            for window, ids in enumerate(encoded["input_ids"]):
-                # Which tokens are the passage's, and where they stand in it.
-                spans = [
-                    span if part == 1 else None
-                    for part, span in zip(encoded.sequence_ids(window), encoded["offset_mapping"][window], strict=True)
-                ]
-                example = {"row": row + 1, "input_ids": ids, "labels": _answer(spans, question), "spans": spans}
-                if "token_type_ids" in encoded:
-                    example["token_type_ids"] = encoded["token_type_ids"][window]
-                examples.append(example)
+            for window in cut_windows(self.tokenizer, question.question, question.context, self.section, row + 1):
+                examples.append({**window, "labels": _answer(window["spans"], question)})
         return Part(examples, [len(example["input_ids"]) for example in examples], questions)  # type: ignore[arg-type]
 
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
@@ -109,27 +80,13 @@ class QuestionAnswering(LabelledProblem):
         return pad_text(examples, self.tokenizer.pad_token_id, labels_per_token=False)
 
     def logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, 2, T]: of each token to be the first, and the last; prompts before the text are no answer."""
-        said = model(**inputs)
-        both = torch.stack([said.start_logits, said.end_logits], 1)
-        text = both[..., -inputs["input_ids"].shape[1] :]
-        # Nor is padding: else the loss would depend on what a window shares its batch with.
-        return text.masked_fill(inputs["attention_mask"][:, None] == 0, -torch.inf)
+        """[B, 2, T]: of each token to be the first, and the last."""
+        return answer_logits(model, inputs)
 
     def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[Found]:
         """The best answer in each window: first not after last, and not too long."""
-        found = []
-        for (first_T, last_T), example in zip(logits.float().cpu(), examples, strict=True):
-            spans = example["spans"]
-            inside = [at for at, span in enumerate(spans) if span is not None]
-            low, high = inside[0], inside[-1] + 1
-            pairs = first_T[low:high, None] + last_T[None, low:high]
-            allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(self.section.max_answer_length - 1)
-            best = pairs.masked_fill(~allowed, -torch.inf).flatten().argmax().item()
-            first, last = divmod(int(best), high - low)
-            logit, none = pairs[first, last].item(), (first_T[0] + last_T[0]).item()
-            found.append(Found(logit, spans[low + first][0], spans[low + last][1], none))
-        return found
+        longest = self.section.max_answer_length
+        return [best_in_window(said, one["spans"], longest) for said, one in zip(logits, examples, strict=True)]
 
     def score(self, predictions: list[Found], part: Part) -> dict[str, float]:
         """`exact_match` and `f1`, as SQuAD's script counts them."""
@@ -139,9 +96,8 @@ class QuestionAnswering(LabelledProblem):
         may_be_none = any(not question.answers for question in part.records)
         exact = common = 0.0
         for row, question in enumerate(part.records):
-            best = max(windows[row], key=lambda found: found.logit)
-            none = min(found.none for found in windows[row])
-            said = "" if may_be_none and none > best.logit else question.context[best.first : best.last]
+            best = best_of(windows[row], may_be_none)
+            said = "" if best is None else question.context[best.first : best.last]
             truths = [text for text, _ in question.answers]
             exact += exact_match(said, truths)
             common += f1(said, truths)

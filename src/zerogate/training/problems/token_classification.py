@@ -11,12 +11,14 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from zerogate.bases.loss import IGNORE
 from zerogate.errors import UserError
-from zerogate.training.problems.base import load_fast_tokenizer
+from zerogate.training.problems.base import check_length, load_fast_tokenizer, longest_text
 from zerogate.training.problems.held_out import leak_line, read_parts
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
+from zerogate.training.problems.pieces import cut_pieces, word_logits
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import TaggedSection
 from zerogate.training.problems.tagged_files import Sentence, read_sentences
@@ -52,6 +54,10 @@ class TokenClassification(LabelledProblem):
         """The base's tokenizer."""
         return load_fast_tokenizer(self.recipe.base.name)
 
+    def check_base(self, model: PreTrainedModel, processor: Any) -> None:
+        """Sequences, with prompts before them, must not be longer than the base reads."""
+        check_length(self.recipe, self.section.max_length, longest_text(model.config, processor))
+
     def load_data(self, processor: Any) -> LabelledData:
         """Read and tokenise."""
         try:
@@ -74,43 +80,23 @@ class TokenClassification(LabelledProblem):
 
     def _encode(self, sentences: list[Sentence], index: dict[str, int], longest: int) -> Part:
         examples: list[Example] = []
-        room = longest - self.tokenizer.num_special_tokens_to_add()
         for row, sentence in enumerate(sentences):
-            for first, last in self._pieces(sentence.words, room):
-                words = list(sentence.words[first:last])
-                encoded = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=longest)
-                ids, places = encoded["input_ids"], encoded.word_ids()
-                # The tokenizer makes nothing of some words, such as a lone control character: no token, no place.
-                starts = [places.index(word) if word in places else None for word in range(len(words))]
-                labels = [IGNORE] * len(ids)
-                for place, tag in zip(starts, sentence.tags[first:last], strict=True):
+            for piece in cut_pieces(self.tokenizer, sentence.words, longest):
+                labels = [IGNORE] * len(piece["input_ids"])
+                for place, tag in zip(piece["starts"], sentence.tags[slice(*piece["words"])], strict=True):
                     if place is not None and tag is not None:
                         # A kind that training has not can be neither learned nor said; scoring still asks for it.
                         labels[place] = index.get(tag, IGNORE)
-                examples.append({"row": row + 1, "input_ids": ids, "labels": labels, "starts": starts})
+                examples.append({**piece, "row": row + 1, "labels": labels})
         return Part(examples, [len(example["input_ids"]) for example in examples], sentences)  # type: ignore[arg-type]
-
-    def _pieces(self, words: tuple[str, ...], room: int) -> list[tuple[int, int]]:
-        """Where to cut a sentence so that no piece has more than `room` tokens: from word, to word."""
-        ids = self.tokenizer([[word] for word in words], add_special_tokens=False, is_split_into_words=True)[
-            "input_ids"
-        ]
-        cuts, used = [0], 0
-        for at, tokens in enumerate(ids):
-            if used + len(tokens) > room and at > cuts[-1]:
-                cuts.append(at)
-                used = 0
-            used += len(tokens)
-        return list(zip(cuts, [*cuts[1:], len(words)], strict=True))
 
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
         """Tokens, their mask and labels, each [B, T]."""
         return pad_text(examples, self.tokenizer.pad_token_id, labels_per_token=True)
 
     def logits(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, T, classes]; what is said at prompts before the text is left out."""
-        said: Tensor = model(**inputs).logits
-        return said[:, -inputs["input_ids"].shape[1] :]
+        """[B, T, classes]."""
+        return word_logits(model, inputs)
 
     def predict(self, logits: Tensor, inputs: dict[str, Tensor], examples: list[Example]) -> list[list[int]]:
         """The class of each word; 0, which is O, for words without a token."""

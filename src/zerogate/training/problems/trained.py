@@ -1,13 +1,13 @@
 """Load what a run on a task with labels has saved, on a freshly loaded base.
 
-model, processor = load_trained("runs/vit/best", "runs/small-vit/base")
+trained = load_trained("runs/vit/best", "runs/small-vit/base")
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from zerogate.errors import UserError
 from zerogate.training.problems.base import load_fast_tokenizer, load_image_processor, load_model
 from zerogate.training.problems.base_to_novel import CLASSES_FILE, BaseToNovel
 from zerogate.training.problems.image_classification import ImageClassification
+from zerogate.training.problems.labelled import LabelledProblem
 from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.token_classification import TokenClassification
 from zerogate.training.recipe import BaseSection
@@ -25,10 +26,28 @@ from zerogate.training.recipe import BaseSection
 _TASKS = {task.peft_task: task for task in (ImageClassification, QuestionAnswering, TokenClassification)}
 
 
+class Trained(NamedTuple):
+    """What a run has made, ready to be asked.
+
+    Attributes:
+        model: the base with the adapter and its head, in eval mode.
+        processor: the base's tokenizer or image processor.
+        task: the class of its task.
+        folder: where it was saved.
+        base: the base's name.
+    """
+
+    model: Any
+    processor: Any
+    task: type[LabelledProblem]
+    folder: Path
+    base: str
+
+
 def load_trained(
     folder: str | Path, base: str | None = None, *, device: str | None = None, dtype: Any = None
-) -> tuple[Any, Any]:
-    """A trained adapter with its head on its base, in eval mode, and the base's tokenizer or image processor.
+) -> Trained:
+    """A trained adapter with its head on a freshly loaded base, or a fully trained model.
 
     Args:
         folder: a saved adapter or fully trained model, or a run's folder.
@@ -55,7 +74,7 @@ def load_trained(
     section = BaseSection(name=name, dtype=dtype)
     model = load_model(task.auto_class, section, labels, device, fresh_head=task is not BaseToNovel)
     adapted = attach(model, {"trained": adapter}, name)
-    return adapted, _processor(task, name)
+    return Trained(adapted.eval(), _processor(task, name), task, adapter.folder, name)
 
 
 def _reads_names(folder: Path) -> type[BaseToNovel] | None:
@@ -66,7 +85,7 @@ def _is_whole(folder: Path) -> bool:
     return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
 
 
-def _load_whole(folder: Path, device: str | None) -> tuple[Any, Any]:
+def _load_whole(folder: Path, device: str | None) -> Trained:
     made_by = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
     ends = {task.auto_class.removeprefix("AutoModel"): task for task in _TASKS.values()}
     task: Any = _reads_names(folder) or next((t for end, t in ends.items() if made_by[0].endswith(end)), None)
@@ -74,7 +93,7 @@ def _load_whole(folder: Path, device: str | None) -> tuple[Any, Any]:
         raise UserError(f"{folder} holds a {made_by[0] or 'model'}, which has no head for labels")
     model = getattr(transformers, task.auto_class).from_pretrained(folder, use_safetensors=True)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).requires_grad_(False)
-    return model.eval(), _processor(task, str(folder))
+    return Trained(model.eval(), _processor(task, str(folder)), task, folder, str(folder))
 
 
 def _processor(task: Any, name: str) -> Any:

@@ -1,0 +1,218 @@
+"""Ask what a run on a task with labels has learned: the class of a picture, the answer in a passage, the names or roles
+in a sentence, the text that goes with a picture.
+
+    predictor = Predictor(load_trained("runs/vit/best"))
+    for row in predictor([{"image": "photos/red/3.png"}]): ...
+
+Rows come back with what was said added, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, PromptTuningConfig
+from torch import Tensor
+
+from zerogate.errors import UserError
+from zerogate.training.context import load_text_tokenizer, tokenise
+from zerogate.training.problems.base import longest_text, mixed_precision
+from zerogate.training.problems.base_to_novel import CLASSES_FILE, BaseToNovel
+from zerogate.training.problems.image_classification import ImageClassification
+from zerogate.training.problems.image_files import Picture, decode
+from zerogate.training.problems.pieces import cut_pieces, word_logits
+from zerogate.training.problems.question_answering import QuestionAnswering
+from zerogate.training.problems.sections import ClassNamesSection, QuestionSection, TaggedSection
+from zerogate.training.problems.text_batch import pad_text
+from zerogate.training.problems.token_classification import TokenClassification
+from zerogate.training.problems.trained import Trained
+from zerogate.training.problems.windows import answer_logits, best_in_window, best_of, cut_windows
+
+Row = dict[str, Any]
+
+# A text's words as corpora have them, marks by themselves.
+_WORD = re.compile(r"\w+(?:[-'\u2019.]\w+)*|[^\w\s]")
+
+
+class Predictor:
+    """A trained model and how it is asked.
+
+    Args:
+        trained: what `load_trained` gives.
+        batch_size: sequences or pictures at a time.
+        top: how many classes to tell of each picture, the likeliest first.
+        may_be_none: whether a passage may hold no answer (SQuAD 2.0).
+        classes: names to choose from, for a model of pictures and texts; by default those it was measured on.
+
+    Raises:
+        UserError: such a model without classes, or classes for another.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        batch_size: int = 16,
+        top: int = 1,
+        may_be_none: bool = False,
+        classes: list[str] | None = None,
+    ) -> None:
+        self.trained, self.batch_size, self.top, self.may_be_none = trained, batch_size, top, may_be_none
+        self.device = next(trained.model.parameters()).device
+        if classes is not None and trained.task is not BaseToNovel:
+            raise UserError("classes are named for a model of pictures and texts alone; this one has its own")
+        known: dict[type, tuple[tuple[str, ...], Callable[[list[Row]], Iterator[Row]]]] = {
+            ImageClassification: (("image",), self._classes),
+            BaseToNovel: (("image",), self._classes),
+            QuestionAnswering: (("question", "context"), self._answers),
+            TokenClassification: (("text",), self._spans),
+        }
+        self.columns, self._ask = known[trained.task]
+        if trained.task is BaseToNovel:
+            self.names, self._texts = self._class_texts(classes)
+        elif trained.task is not QuestionAnswering:
+            self.names = [name for _, name in sorted(trained.model.config.id2label.items())]
+
+    def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Answer rows, some at a time.
+
+        Args:
+            rows: with the columns of the task: `image` (a file); `question` and `context`; `text`, or `tokens`.
+
+        Yields:
+            The row, and for a picture `label`, `score` and `top`; for a question `answer` ("" for none) and `score`,
+            the logit above that of there being none; for a sentence `tokens` and `spans`, each with `label`, `text`,
+            and the numbers of its `first` and `last` word.
+
+        Raises:
+            UserError: a row lacks a column (its number is named), or a picture cannot be read.
+        """
+        numbered = enumerate(rows, 1)
+        while chunk := list(islice(numbered, self.batch_size)):
+            for number, row in chunk:
+                self._check(row, number)
+            yield from self._ask([row for _, row in chunk])
+
+    def _check(self, row: Row, number: int) -> None:
+        for column in self.columns:
+            given = row.get(column)
+            if column == "text" and "tokens" in row:
+                words = row["tokens"]
+                if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not words:
+                    raise UserError(f"row {number}: `tokens` is not a list of words")
+            elif not isinstance(given, str) or not given.strip():
+                raise UserError(f"row {number} has no {column!r}; a row needs {' and '.join(map(repr, self.columns))}")
+
+    @torch.inference_mode()
+    def _run(self, forward: Callable[[Any, dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        with mixed_precision(self.trained.model):
+            said = forward(self.trained.model, {name: tensor.to(self.device) for name, tensor in inputs.items()})
+        return said.float().cpu()
+
+    def _room(self, section: type[QuestionSection] | type[TaggedSection]) -> int:
+        """Longest sequence: training's default, or what the base reads beside the adapter's prompts."""
+        prompts = sum(
+            config.num_virtual_tokens
+            for config in (self.trained.model.peft_config.values() if isinstance(self.trained.model, PeftModel) else ())
+            if isinstance(config, PromptTuningConfig)
+        )
+        limit = longest_text(self.trained.model.config, self.trained.processor) - prompts
+        return int(min(limit, section.model_fields["max_length"].default))
+
+    # --- pictures -----------------------------------------------------------------------------------------------------
+
+    def _classes(self, rows: list[Row]) -> Iterator[Row]:
+        pictures = [decode(_picture(Path(row["image"]))) for row in rows]
+        inputs = {"pixel_values": self.trained.processor(pictures, return_tensors="pt")["pixel_values"]}
+        if self.trained.task is BaseToNovel:
+            logits_BN = self._run(lambda model, given: model(**given).logits_per_image, {**inputs, **self._texts})
+        else:
+            logits_BN = self._run(lambda model, given: model(**given).logits, inputs)
+        for row, probs_N in zip(rows, logits_BN.softmax(-1), strict=True):
+            scores, best = probs_N.topk(min(self.top, len(self.names)))
+            top = [[self.names[n], round(p, 6)] for n, p in zip(best.tolist(), scores.tolist(), strict=True)]
+            yield {**row, "label": top[0][0], "score": top[0][1], **({"top": top} if self.top > 1 else {})}
+
+    def _class_texts(self, classes: list[str] | None) -> tuple[list[str], dict[str, Tensor]]:
+        file = self.trained.folder / CLASSES_FILE
+        learned = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        names = classes or [*learned.get("base", ()), *learned.get("novel", ())]
+        if not names:
+            raise UserError(f"{self.trained.folder} has no {CLASSES_FILE}: name the classes to choose from")
+        template = learned.get("template", ClassNamesSection.model_fields["template"].default)
+        tokenizer = load_text_tokenizer(self.trained.base)
+        return names, tokenise(tokenizer, [template.replace("{}", name.replace("_", " ")) for name in names])
+
+    # --- passages -----------------------------------------------------------------------------------------------------
+
+    def _answers(self, rows: list[Row]) -> Iterator[Row]:
+        tokenizer = self.trained.processor
+        room = self._room(QuestionSection)
+        section = QuestionSection(path="", max_length=room, stride=min(room // 4, 128))
+        windows = [
+            window
+            for number, row in enumerate(rows, 1)
+            for window in cut_windows(tokenizer, row["question"], row["context"], section, number)
+        ]
+        found = []
+        for at in range(0, len(windows), self.batch_size):
+            some = [{**window, "labels": []} for window in windows[at : at + self.batch_size]]
+            logits_B2T = self._run(answer_logits, _inputs(pad_text(some, tokenizer.pad_token_id, False)))
+            found += [
+                best_in_window(said, one["spans"], section.max_answer_length)
+                for said, one in zip(logits_B2T, some, strict=True)
+            ]
+        both = zip(windows, found, strict=True)
+        for row, (_, own) in zip(rows, groupby(both, key=lambda pair: pair[0]["row"]), strict=True):
+            said = [one for _, one in own]
+            best = best_of(said, self.may_be_none)
+            highest, none = max(one.logit for one in said), min(one.none for one in said)
+            answer = "" if best is None else row["context"][best.first : best.last]
+            yield {**row, "answer": answer, "score": round(highest - none, 4)}
+
+    # --- sentences ----------------------------------------------------------------------------------------------------
+
+    def _spans(self, rows: list[Row]) -> Iterator[Row]:
+        tokenizer, longest = self.trained.processor, self._room(TaggedSection)
+        sentences = [row.get("tokens") or _WORD.findall(row["text"]) for row in rows]
+        pieces = [
+            {**piece, "row": number, "labels": []}
+            for number, words in enumerate(sentences)
+            for piece in cut_pieces(tokenizer, tuple(words), longest)
+        ]
+        tags: list[list[str]] = [[] for _ in rows]
+        for at in range(0, len(pieces), self.batch_size):
+            some = pieces[at : at + self.batch_size]
+            logits_BTN = self._run(word_logits, _inputs(pad_text(some, tokenizer.pad_token_id, False)))
+            for piece, line in zip(some, logits_BTN.argmax(-1).tolist(), strict=True):
+                tags[piece["row"]] += ["O" if at is None else self.names[line[at]] for at in piece["starts"]]
+        for row, words, said in zip(rows, sentences, tags, strict=True):
+            yield {**row, "tokens": words, "spans": list(spans_of(words, said))}
+
+
+def spans_of(words: list[str], tags: list[str]) -> Iterator[Row]:
+    """The spans that BIO tags mean. An I- after another kind begins a span, as CoNLL's script has it."""
+    first, kind = 0, ""
+    for at, tag in enumerate([*tags, "O"]):
+        if kind and tag != f"I-{kind}":
+            yield {"label": kind, "text": " ".join(words[first:at]), "first": first, "last": at - 1}
+            kind = ""
+        if tag != "O" and not kind:
+            first, kind = at, tag[2:]
+
+
+def _picture(file: Path) -> Picture:
+    try:
+        return Picture(str(file), "", file.expanduser().read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name not in ("labels", "rows")}

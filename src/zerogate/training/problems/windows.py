@@ -1,0 +1,101 @@
+"""A question and its passage as windows of bounded length, what the model says of each, and the best answer of all.
+
+Windows share `stride` tokens of the passage. What is said of a window is a logit for each token to be the answer's
+first and one to be its last; both at the window's first token say that the answer is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zerogate.errors import UserError
+from zerogate.training.problems.sections import QuestionSection
+
+Spans = list[tuple[int, int] | None]
+
+
+class Found(NamedTuple):
+    """What a window says: the best answer's logits, its place in the passage, and the logits of there being none."""
+
+    logit: float
+    first: int
+    last: int
+    none: float
+
+
+def cut_windows(
+    tokenizer: Any, question: str, context: str, section: QuestionSection, row: int
+) -> list[dict[str, Any]]:
+    """Encode a question with every window of its passage.
+
+    Args:
+        tokenizer: a fast one.
+        question, context: the texts.
+        section: `max_length` and `stride`.
+        row: the question's number, for the error.
+
+    Returns:
+        `row`, `input_ids`, perhaps `token_type_ids`, and `spans`: for every token its first and last place in the
+        passage, or None where it is not of the passage.
+
+    Raises:
+        UserError: the question leaves the passage too little room.
+    """
+    asked = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    room = section.max_length - asked - tokenizer.num_special_tokens_to_add(pair=True)
+    if room <= section.stride:
+        raise UserError(
+            f"question {row} has {asked} tokens and leaves {max(room, 0)} of data.max_length "
+            f"{section.max_length} to its passage, which is not more than data.stride {section.stride}"
+        )
+    encoded = tokenizer(
+        question,
+        context,
+        truncation="only_second",
+        max_length=section.max_length,
+        stride=section.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    windows = []
+    for number, ids in enumerate(encoded["input_ids"]):
+        parts, places = encoded.sequence_ids(number), encoded["offset_mapping"][number]
+        spans = [place if part == 1 else None for part, place in zip(parts, places, strict=True)]
+        window = {"row": row, "input_ids": ids, "spans": spans}
+        if "token_type_ids" in encoded:
+            window["token_type_ids"] = encoded["token_type_ids"][number]
+        windows.append(window)
+    return windows
+
+
+def answer_logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """[B, 2, T]: of each token to be the first, and the last; prompts before the text are no answer."""
+    said = model(**inputs)
+    both = torch.stack([said.start_logits, said.end_logits], 1)
+    text = both[..., -inputs["input_ids"].shape[1] :]
+    # Nor is padding: else the loss would depend on what a window shares its batch with.
+    return text.masked_fill(inputs["attention_mask"][:, None] == 0, -torch.inf)
+
+
+def best_in_window(logits_2T: Tensor, spans: Spans, longest: int) -> Found:
+    """The best answer of a window: first not after last, and of at most `longest` tokens."""
+    first_T, last_T = logits_2T.float().cpu()
+    inside = [at for at, span in enumerate(spans) if span is not None]
+    low, high = inside[0], inside[-1] + 1
+    pairs = first_T[low:high, None] + last_T[None, low:high]
+    allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(longest - 1)
+    best = pairs.masked_fill(~allowed, -torch.inf).flatten().argmax().item()
+    first, last = divmod(int(best), high - low)
+    start, end = spans[low + first], spans[low + last]
+    assert start is not None and end is not None  # the passage's tokens are next to each other
+    return Found(pairs[first, last].item(), start[0], end[1], (first_T[0] + last_T[0]).item())
+
+
+def best_of(windows: Sequence[Found], may_be_none: bool) -> Found | None:
+    """The best answer of all windows of a passage; None where none beats it in every window, if that may be."""
+    best = max(windows, key=lambda found: found.logit)
+    return None if may_be_none and min(found.none for found in windows) > best.logit else best
