@@ -40,6 +40,7 @@ COMMANDS = (
     "generate",
     "eval",
     "score",
+    "judge",
     "inspect",
     "convert",
     "mcp",
