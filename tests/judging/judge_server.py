@@ -41,6 +41,7 @@ class JudgeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.rule: Rule = longer_wins
+        self.rules: dict[str, Rule] = {}  # of models that have one of their own
         self.faults: Callable[[int, int], str] = lambda times, number: ""
         self.delay = 0.0
         self.key = ""
@@ -108,7 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ""}}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }  # fmt: skip
-        reply["choices"][0]["message"]["content"] = server.rule(asked or [body["messages"][-1]["content"]])
+        reply["choices"][0]["message"]["content"] = server.rules.get(body["model"], server.rule)(
+            asked or [body["messages"][-1]["content"]]
+        )
         self._send(200, reply, cut=fault == "cut", bare=fault == "bare")
         with server.lock:
             server.good += 1

@@ -35,6 +35,7 @@ def draw_contest(contest: Contest, target: Path, title: str) -> None:
         counts["orders disagree"] = [bias.first, 0, bias.second]
     first, second = colormaps["tab10"](4), colormaps["tab10"](2)
     _bars(right, list(counts.items()), [("first place", first), ("tie", _TIE), ("second place", second)])
+    right.set_ylim(*left.get_ylim())
     right.set_title(f"which place won: {bias.agree} of {bias.agree + bias.disagree} orders agree", fontsize=10)
     figure.savefig(target, dpi=150)
 
@@ -70,7 +71,7 @@ def draw_reviews(files: Sequence[Reviews], target: Path) -> None:
     """The two totals of each file of reviews, as shares of both."""
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(files)), layout="constrained")
     axes = figure.subplots()
-    rows = [(f"{f.first} : {f.second}", [f.total.first, 0.0, f.total.second]) for f in files]
+    rows = [(f.title, [f.total.first, 0.0, f.total.second]) for f in files]
     _bars(axes, rows, [("first", _A), ("", _TIE), ("second", _B)])
     axes.axvline(0.5, color="#333333", linestyle=":", linewidth=1.2)
     axes.set_title("sums of scores", fontsize=10)

@@ -78,7 +78,7 @@ def ratings_table(rated: Sequence[Ratings]) -> Table:
 def reviews_tables(files: Sequence[Reviews]) -> list[Table]:
     """The totals of all files, then those by category."""
     named = ["first", "second", "higher: first, none, second", "unparsed"]
-    rows = [[_compared(reviews), *_totals(reviews.total)] for reviews in files]
+    rows = [[reviews.title, *_totals(reviews.total)] for reviews in files]
     headings, rows = _without_empty(["reviews", *named], rows, "unparsed")
     notes = []
     for reviews in files:
@@ -96,7 +96,7 @@ def reviews_tables(files: Sequence[Reviews]) -> list[Table]:
     for reviews in files:
         if reviews.categories:
             lines = [[name, *_totals(totals)] for name, totals in reviews.categories.items()]
-            tables.append(Table(_compared(reviews), *_without_empty(["category", *named], lines, "unparsed")))
+            tables.append(Table(reviews.title, *_without_empty(["category", *named], lines, "unparsed")))
     return tables
 
 
@@ -201,12 +201,6 @@ def _listed(name: str, what: str, questions: Sequence[str]) -> list[str]:
 def _totals(totals: Totals) -> list[str]:
     higher = f"{totals.first_higher}, {totals.equal}, {totals.second_higher}"
     return [f"{totals.first:g}", f"{totals.second:g}", higher, str(totals.unparsed)]
-
-
-def _compared(reviews: Reviews) -> str:
-    """Whose answers, as far as known, else the file."""
-    known = reviews.first != "answer 1" or reviews.second != "answer 2"
-    return f"{reviews.first} : {reviews.second}" if known else Path(reviews.path).name.split(".json")[0]
 
 
 def _without_empty(headings: list[str], rows: list[list[str]], name: str) -> tuple[list[str], list[list[str]]]:

@@ -20,6 +20,7 @@ from zerogate.errors import UserError
 from zerogate.judging.answers import Answers
 from zerogate.judging.questions import NO_CATEGORY, Question, row_id
 
+_UNKNOWN = "answer {}"
 _SCORES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[,;/ ]\s*(\d+(?:\.\d+)?)\s*")
 
 
@@ -63,6 +64,12 @@ class Reviews:
     reviews: list[Review]
     by_hand: int
     differing: list[str]
+
+    @property
+    def title(self) -> str:
+        """Whose answers were compared; the file's name where that is not known of both."""
+        known = self.first != _UNKNOWN.format(1) and self.second != _UNKNOWN.format(2)
+        return f"{self.first} : {self.second}" if known else Path(self.path).name.split(".json")[0]
 
     @property
     def total(self) -> Totals:
@@ -125,7 +132,7 @@ def read_reviews(
         reviews[key] = Review(key, categories.get(key, NO_CATEGORY), given or written)
         for side, name in zip(sides, ("answer1_id", "answer2_id"), strict=True):
             side.add(str(row.get(name)))
-    first, second = (_whose(side, answers) or f"answer {place}" for place, side in enumerate(sides, start=1))
+    first, second = (_whose(side, answers) or _UNKNOWN.format(place) for place, side in enumerate(sides, start=1))
     return Reviews(str(path), first, second, list(reviews.values()), by_hand, differing)
 
 

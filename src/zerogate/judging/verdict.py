@@ -28,7 +28,8 @@ _RATING_LINE = re.compile(
     rf"(?:(?:final |my )?(?:rating|score)(?: is)?\s*:?\s*)?\[?{_NUMBER}\]?(?:\s+out of 10)?", re.IGNORECASE
 )
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
-_DECORATION = "*_`#>. \t\"'"
+_EMPHASIS = re.compile(r"[*_`]")
+_AROUND = "#>. \t\"'"
 
 
 def pair_verdict(reply: str) -> Place | None:
@@ -50,5 +51,5 @@ def _last(reply: str, bracketed: re.Pattern[str], line: re.Pattern[str]) -> str 
     if matches:
         return matches[-1].group(1)
     lines = [text for text in said.splitlines() if text.strip()]
-    alone = line.fullmatch(lines[-1].strip(_DECORATION).replace("**", "")) if lines else None
+    alone = line.fullmatch(_EMPHASIS.sub("", lines[-1]).strip(_AROUND)) if lines else None
     return alone.group(1) if alone else None
