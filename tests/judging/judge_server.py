@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Rule = Callable[[list[str]], str]
-PART = re.compile(r"===== (?P<title>[^=\n]+) =====\n(?P<text>.*?)\n===== end =====", re.DOTALL)
+PART = re.compile(r"^(?P<bar>=+) (?P<title>[^=\n]+) (?P=bar)\n(?P<text>.*?)\n(?P=bar) end (?P=bar)$", re.DOTALL | re.M)
 
 
 def longer_wins(answers: list[str]) -> str:
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "shape":
             return self._send(200, {"choices": []})
         parts = PART.findall(body["messages"][-1]["content"])
-        asked = [text for title, text in parts if title.startswith("Answer")]
+        asked = [text for _, title, text in parts if title.startswith("Answer")]
         reply = {
             "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ""}}],

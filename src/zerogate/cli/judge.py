@@ -13,11 +13,8 @@ from zerogate.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zerogate.judging.answers import Answers
     from zerogate.judging.cost import Prices
     from zerogate.judging.items import Asking
-    from zerogate.judging.questions import Question
-    from zerogate.judging.report import Table
     from zerogate.judging.run import Run
 
 EPILOG = """[bold]Examples[/]
@@ -147,6 +144,7 @@ def judge(
         raise UserError("name files to judge: zerogate judge mine.jsonl theirs.jsonl; zerogate judge --help has more")
     from rich.console import Console
 
+    from zerogate.cli.judge_tables import show_agreement, show_reviews
     from zerogate.judging.answers import match, read_named
     from zerogate.judging.cost import Prices
     from zerogate.judging.endpoint import Endpoint
@@ -157,10 +155,10 @@ def judge(
     console = Console(stderr=True, highlight=False)
     asked = read_questions(questions) if questions is not None else None
     if reviews:
-        _show_reviews(files or [], asked, read_named(answers or []), out)
+        show_reviews(files or [], asked, read_named(answers or []), out)
         return
     if agreement:
-        _show_agreement(files or [], read_named(answers or []))
+        show_agreement(files or [], read_named(answers or []))
         return
     if answer and files:
         raise UserError(f"--answer makes files of answers; judge them in a second command, with {files[0]}")
@@ -225,6 +223,8 @@ def _finish(run: Run, prices: Prices, console: Console) -> int:
     """Ask, report, and say what was left out; returns how many requests failed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from zerogate.cli.judge_tables import print_table
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         shown = bar.add_task("Asking", total=None)
@@ -239,7 +239,7 @@ def _finish(run: Run, prices: Prices, console: Console) -> int:
             console.print(f"Stopped. The replies in {run.file.path} are whole; the same command goes on from there.")
             raise
     for table in run.finish(asked, prices):
-        _print_table(table)
+        print_table(table)
     if run.kind == "answers":
         console.print(f"{len(asked.replies)} answers in {run.file.path}.", soft_wrap=True)
     else:
@@ -253,43 +253,6 @@ def _finish(run: Run, prices: Prices, console: Console) -> int:
         for reason in reasons:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
     return len(asked.failed)
-
-
-def _show_reviews(files: list[str], questions: list[Question] | None, answers: list[Answers], out: Path | None) -> None:
-    from zerogate.judging.report import reviews_tables, write_reviews
-    from zerogate.judging.reviews import read_reviews
-
-    found = [read_reviews(file, questions, answers) for file in files]
-    for table in reviews_tables(found):
-        _print_table(table)
-    if out is not None:
-        write_reviews(out, found)
-        print(f"report      {out / 'report.md'}, results.json, reviews.png")
-
-
-def _show_agreement(files: list[str], answers: list[Answers]) -> None:
-    from zerogate.judging.agreement import agreement as compare
-    from zerogate.judging.report import agreement_table
-
-    if len(files) != 2:
-        raise UserError(f"--agreement takes two results, here are {len(files)}")
-    _print_table(agreement_table(compare(files[0], files[1], answers)))
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as Shown
-
-    console = Console(highlight=False)
-    shown = Shown(*table.headings, title=table.title)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    shown.columns[0].overflow = "fold"
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown, markup=False)
-    for note in table.notes:
-        console.print(note, markup=False, soft_wrap=True)
 
 
 def _fields(extra: str) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def read_answers(path: str | Path, name: str = "") -> Answers:
     """
     answers = Answers(name, str(path), {})
     rows: dict[str, int] = {}
-    models, ids = set(), set()
+    models: set[str | None] = set()
+    ids = set()
     for number, row in read_rows(str(path)):
         where = f"{path}, row {number}"
         record = row.get("record")
@@ -70,10 +71,11 @@ def read_answers(path: str | Path, name: str = "") -> Answers:
             answers.unanswered[key] = str(row.get("error") or "its answer is null")
         else:
             answers.texts[key] = text
-        models.add(row.get("model_id") or row.get("model"))
+        model = row.get("model_id") or row.get("model")
+        models.add(model if isinstance(model, str) else None)
         ids.add(str(row.get("answer_id")))
-    named = next(iter(models)) if len(models) == 1 else None
-    called = name or (str(named) if named else Path(path).name.split(".json")[0])
+    named = models.pop() if len(models) == 1 else None
+    called = name or named or Path(path).name.split(".json")[0]
     return Answers(called, answers.path, answers.texts, answers.questions, answers.unanswered, frozenset(ids))
 
 

@@ -58,14 +58,17 @@ class Estimate:
         output = "" if self.output_tokens is None else f", at most {self.output_tokens:,} come back"
         found = [f"{some}{self.requests:,} requests to send: about {self.input_tokens:,} tokens{output}."]
         if prices.known:
-            least = prices.of(self.input_tokens, 0)
-            most = (
-                ""
-                if self.output_tokens is None
-                else f", at most {prices.of(self.input_tokens, self.output_tokens):,.2f}"
-            )
-            found.append(f"Cost: about {least:,.2f} for what is sent{most} with the replies.")
+            found.append(f"Cost: about {money(prices.of(self.input_tokens, 0))} for what is sent")
+            if self.output_tokens is not None:
+                most = prices.of(self.input_tokens, self.output_tokens)
+                found[-1] += f", at most {money(most)} with the replies"
+            found[-1] += "."
         return found
+
+
+def money(amount: float) -> str:
+    """An amount, small ones with more digits."""
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
 
 
 def estimate(items: Sequence[Item], known: Iterable[str], max_tokens: int) -> Estimate:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -51,9 +52,13 @@ class Endpoint:
         Raises:
             UserError: no http(s) address, one that is too long by the path of the request, or no key in the variable.
         """
+        if find_spec("openai") is None:
+            raise UserError("asking an endpoint needs the package openai: pip install 'zerogate[judge]'")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise UserError(f"--url {self.url} is no address; it looks like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password:
+            raise UserError("--url holds a name or a password, which reports would show; put the key into a variable")
         if parts.path.rstrip("/").endswith("/completions"):
             base = self.url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
             raise UserError(f"--url {self.url} is the address of a request; give what stands before it: --url {base}")

@@ -19,6 +19,7 @@ from zerogate.judging.items import Item
 from zerogate.judging.verdict import Place, pair_verdict
 
 Winner = Literal["a", "b", "tie", "unparsed", "missing"]
+PLACES: tuple[Place, ...] = ("first", "tie", "second")
 _SWAPPED: dict[Place, Place] = {"first": "second", "second": "first", "tie": "tie"}
 
 
@@ -128,20 +129,21 @@ class Contest:
     @property
     def categories(self) -> dict[str, Tally]:
         """By category, in the questions' order."""
-        names = dict.fromkeys(duel.category for duel in self.duels)
-        return {name: _tally([duel for duel in self.duels if duel.category == name]) for name in names}
+        return {name: _tally(duels) for name, duels in self._by_category().items()}
 
     @property
     def bias(self) -> PlaceBias:
         """What the place did."""
-        read = [duel.orders for duel in self.duels if None not in duel.orders and duel.winner != "missing"]
-        leans = [{*orders} - {"tie"} for orders in read if not _agree(orders)]
-        verdicts = Counter(place for orders in read for place in orders if place is not None)
-        counted: dict[Place, int] = {place: verdicts[place] for place in ("first", "tie", "second")}
-        return PlaceBias(
-            len(read) - len(leans), sum(lean == {"first"} for lean in leans), sum(lean == {"second"} for lean in leans),
-            counted,
-        )  # fmt: skip
+        return _bias(self.duels)
+
+    @property
+    def biases(self) -> dict[str, PlaceBias]:
+        """What it did by category."""
+        return {name: _bias(duels) for name, duels in self._by_category().items()}
+
+    def _by_category(self) -> dict[str, list[Duel]]:
+        names = dict.fromkeys(duel.category for duel in self.duels)
+        return {name: [duel for duel in self.duels if duel.category == name] for name in names}
 
 
 def contests(items: Sequence[Item], replies: Mapping[str, Reply]) -> list[Contest]:
@@ -180,3 +182,11 @@ def _agree(orders: tuple[Place | None, Place | None]) -> bool:
 def _tally(duels: Sequence[Duel]) -> Tally:
     counted = Counter(duel.winner for duel in duels)
     return Tally(counted["a"], counted["tie"], counted["b"], counted["unparsed"], counted["missing"])
+
+
+def _bias(duels: Sequence[Duel]) -> PlaceBias:
+    read = [duel.orders for duel in duels if duel.winner not in ("unparsed", "missing")]
+    leans = [{*orders} - {"tie"} for orders in read if not _agree(orders)]
+    verdicts = Counter(place for orders in read for place in orders)
+    first, second = sum(lean == {"first"} for lean in leans), sum(lean == {"second"} for lean in leans)
+    return PlaceBias(len(read) - len(leans), first, second, {place: verdicts[place] for place in PLACES})

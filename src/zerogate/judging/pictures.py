@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zerogate.judging.pairs import Contest
+from zerogate.judging.pairs import PLACES, Contest
 from zerogate.judging.ratings import Ratings
 from zerogate.judging.reviews import Reviews
 
@@ -19,9 +19,9 @@ _ALL = "all questions"
 
 
 def draw_contest(contest: Contest, target: Path, title: str) -> None:
-    """Shares of wins, ties and losses by category on the left; which place was named on the right."""
+    """Shares of wins, ties and losses by category on the left; which places the judgements named on the right."""
     figure = Figure(figsize=(11, 1.9 + 0.34 * (len(contest.categories) + 1)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    left, right = figure.subplots(1, 2, width_ratios=[4, 3])
     tallies = {_ALL: contest.total, **contest.categories}
     tallies = {name: tally for name, tally in tallies.items() if tally.judged}
     rows = [(name, [tally.wins, tally.ties, tally.losses]) for name, tally in tallies.items()]
@@ -29,14 +29,14 @@ def draw_contest(contest: Contest, target: Path, title: str) -> None:
     left.axvline(0.5, color="#333333", linestyle=":", linewidth=1.2)
     left.set_title(title, fontsize=10)
 
-    bias = contest.bias
-    counts = {"verdicts": [bias.verdicts["first"], bias.verdicts["tie"], bias.verdicts["second"]]}
-    if bias.disagree:
-        counts["orders disagree"] = [bias.first, 0, bias.second]
+    biases = {_ALL: contest.bias, **contest.biases}
+    counts = [(name, [biases[name].verdicts[place] for place in PLACES]) for name in tallies]
     first, second = colormaps["tab10"](4), colormaps["tab10"](2)
-    _bars(right, list(counts.items()), [("first place", first), ("tie", _TIE), ("second place", second)])
-    right.set_ylim(*left.get_ylim())
-    right.set_title(f"which place won: {bias.agree} of {bias.agree + bias.disagree} orders agree", fontsize=10)
+    _bars(right, counts, [("first place", first), ("tie", _TIE), ("second place", second)])
+    right.tick_params(labelleft=False)
+    bias = contest.bias
+    leans = f"\nof the others, {bias.first} of {bias.disagree} lean to the first place" if bias.disagree else ""
+    right.set_title(f"both orders agree on {bias.agree} of {bias.agree + bias.disagree}{leans}", fontsize=10)
     figure.savefig(target, dpi=150)
 
 
@@ -63,6 +63,7 @@ def draw_ratings(rated: Sequence[Ratings], target: Path, title: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("mean rating, 1 to 10")
     _finish(axes)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_title(title, fontsize=10)
     figure.savefig(target, dpi=150)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from zerogate.judging.questions import Question
 
 Messages = list[dict[str, str]]
@@ -34,30 +36,33 @@ _CRITERIA = "\n\nFor this comparison, what follows counts more than all of the a
 
 def pair_messages(question: Question, first: str, second: str, criteria: str = "") -> Messages:
     """The conversation that asks which of two answers is better; `first` is shown as A."""
-    parts = [*_asked(question), _part("Answer A", first), _part("Answer B", second)]
+    parts = {**_asked(question), "Answer A": first, "Answer B": second}
     return _messages(_PAIR, parts, criteria, "Which answer is better? Reasons first, the verdict on the last line.")
 
 
 def rating_messages(question: Question, answer: str, criteria: str = "") -> Messages:
     """The conversation that asks how good an answer is."""
-    parts = [*_asked(question), _part("Answer", answer)]
+    parts = {**_asked(question), "Answer": answer}
     return _messages(_RATING, parts, criteria, "How good is the answer? Reasons first, the rating on the last line.")
-
-
-def _messages(system: str, parts: list[str], criteria: str, end: str) -> Messages:
-    system += _CRITERIA + criteria.strip() if criteria else ""
-    return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join([*parts, end])}]
-
-
-def _asked(question: Question) -> list[str]:
-    solution = [_part("A solution known to be right", question.reference)] if question.reference else []
-    return [_part("Question", question.text), *solution]
-
-
-def _part(title: str, text: str) -> str:
-    return f"===== {title} =====\n{sendable(text).strip() or '(nothing was written)'}\n===== end ====="
 
 
 def sendable(text: str) -> str:
     """The text without halves of surrogate pairs, which JSON files may hold and requests may not."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _asked(question: Question) -> dict[str, str]:
+    solution = {"A solution known to be right": question.reference} if question.reference else {}
+    return {"Question": question.text, **solution}
+
+
+def _messages(system: str, parts: dict[str, str], criteria: str, end: str) -> Messages:
+    system += _CRITERIA + sendable(criteria).strip() if criteria else ""
+    # The bars are longer than any in the texts, so that no answer can end its own part and begin another.
+    longest = max((len(run) for text in parts.values() for run in re.findall("=+", text)), default=0)
+    bar = "=" * max(5, longest + 1)
+    shown = [
+        f"{bar} {title} {bar}\n{sendable(text).strip() or '(nothing was written)'}\n{bar} end {bar}"
+        for title, text in parts.items()
+    ]
+    return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join([*shown, end])}]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from zerogate.evaluation.write import write_rows
 from zerogate.judging.answers import Answers
 from zerogate.judging.ask import Asked, ask, recall
-from zerogate.judging.cost import Estimate, Prices, estimate, used
+from zerogate.judging.cost import Estimate, Prices, estimate, money, used
 from zerogate.judging.endpoint import Endpoint, Reply
 from zerogate.judging.items import Asking, Item, answer_items, pair_items, rating_items
 from zerogate.judging.kept import Cache, RunFile
@@ -138,7 +138,7 @@ class Run:
 
     def _lines(self, asked: Asked, prices: Prices) -> list[str]:
         sent, received = used(asked.replies.values())
-        cost = f", {prices.of(sent, received):,.2f} in all" if prices.known else ""
+        cost = f", {money(prices.of(sent, received))} in all" if prices.known else ""
         temperatures = ", ".join(
             f"{name} {'not set' if value is None else f'{value:g}'}"
             for name, value in self.asking.temperatures.as_dict().items()
