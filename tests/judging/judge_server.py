@@ -44,6 +44,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.rules: dict[str, Rule] = {}  # of models that have one of their own
         self.faults: Callable[[int, int], str] = lambda times, number: ""
         self.delay = 0.0
+        self.finish = "stop"
         self.key = ""
         self.bodies: list[dict[str, Any]] = []
         self.times: Counter[str] = Counter()
@@ -106,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = [text for _, title, text in parts if title.startswith("Answer")]
         reply = {
             "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ""}}],
+            "choices": [{"index": 0, "finish_reason": server.finish, "message": {"role": "assistant", "content": ""}}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }  # fmt: skip
         reply["choices"][0]["message"]["content"] = server.rules.get(body["model"], server.rule)(

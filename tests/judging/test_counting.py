@@ -68,8 +68,8 @@ def test_tallies_and_the_bias_of_places() -> None:
     assert bias.verdicts == {"first": 3 + 2 + 2, "tie": 2 + 2, "second": 3 + 2}
     notes = " ".join(contest_table(found).notes)
     assert "the first place won 3 of 4 times: 75.0%" in notes
-    assert "1 questions without a verdict in a reply, and so not counted: 8." in notes
-    assert "1 questions not judged, a request failed: 9." in notes
+    assert "1 question without a verdict in a reply, and so not counted: 8." in notes
+    assert "1 question not judged, a request failed: 9." in notes
     assert "do not tell the two apart" in notes
 
 

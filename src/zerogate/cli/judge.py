@@ -245,10 +245,13 @@ def _finish(run: Run, prices: Prices, console: Console) -> int:
     else:
         print(f"report      {run.folder / 'report.md'}, results.json, pictures")
         print(f"judgements  {run.file.path}")
+    if run.cut_short(asked):
+        console.print(f"{run.cut_short(asked)} --max-tokens allows longer ones.", style="yellow")
     if asked.failed:
         reasons = dict.fromkeys(asked.failed.values())
         console.print(
-            f"[red]{len(asked.failed)} requests failed[/]; the same command asks them again. Why:", soft_wrap=True
+            f"[red]{len(asked.failed)} of the requests failed[/]; the same command asks them again. Why:",
+            soft_wrap=True,
         )
         for reason in reasons:
             console.print(f"  {reason}", markup=False, soft_wrap=True)

@@ -195,7 +195,8 @@ def _left_out(contest: Contest) -> list[str]:
 
 
 def _listed(name: str, what: str, questions: Sequence[str]) -> list[str]:
-    return [f"{name}: {len(questions)} questions {what}: {', '.join(questions)}."] if questions else []
+    count = "1 question" if len(questions) == 1 else f"{len(questions)} questions"
+    return [f"{name}: {count} {what}: {', '.join(questions)}."] if questions else []
 
 
 def _totals(totals: Totals) -> list[str]:

@@ -114,6 +114,11 @@ class Run:
             return write_contests(self.folder, contests(self.items, asked.replies), about, lines)
         return write_ratings(self.folder, ratings(self.items, asked.replies), about, lines)
 
+    def cut_short(self, asked: Asked) -> str:
+        """How many replies ran into the longest length, in words; empty where none did."""
+        cut = sum(reply.finish == "length" for reply in asked.replies.values())
+        return f"{cut} replies were cut off at the longest reply, {self.asking.max_tokens} tokens." if cut else ""
+
     def _sort_answers(self, asked: Asked) -> None:
         rows = [
             {"key": item.key} | item.label | _answered(reply.text) | asdict(reply)
@@ -147,10 +152,8 @@ class Run:
             f"Judge: {self.asking.model} at {self.endpoint.url}; temperature: {temperatures}. {len(self.items)} "
             f"requests, {sent:,} tokens sent and {received:,} received by the endpoint's count{cost}."
         ]
-        cut = sum(reply.finish == "length" for reply in asked.replies.values())
-        if cut:
-            found.append(f"{cut} replies were cut off at the longest reply of {self.asking.max_tokens} tokens.")
-        return found
+        cut = self.cut_short(asked)
+        return [*found, cut] if cut else found
 
 
 def plan_pairs(
