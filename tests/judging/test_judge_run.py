@@ -100,12 +100,11 @@ def test_nothing_is_asked_twice(judge: Judge, folder: Path, server: JudgeServer)
     write(folder / "long.jsonl", [answer(0, "It is 0, as everybody knows."), *rows[1:]])
     judge(*words(server))
     assert len(server.bodies) == 26
-    for more in (["--criteria", "Be polite."], ["--temperature", "0.5"], ["--extra", '{"seed": 1}']):
-        before = len(server.bodies)
-        judge(*words(server, *more))
-        assert len(server.bodies) == before + 24
-    assert "Be polite." in server.bodies[26]["messages"][0]["content"]
-    assert server.bodies[-1]["seed"] == 1
+    for more in (["--criteria", "Be polite."], ["--temperature", "0.5"], ["--extra", '{"seed": 1}'], ["--no-cache"]):
+        asked = 0 if more == ["--no-cache"] else 24  # the run's own file still knows
+        said = judge(*words(server, *more, "--dry-run"))[1]
+        assert ("24 requests to send" in said) == bool(asked), more
+        assert ("counts more than all of the above: Be polite." in said) == (more[0] == "--criteria")
     before = len(server.bodies)
     judge(*words(server, "--no-cache", "--out", "anew"))
     assert len(server.bodies) == before + 24
@@ -242,7 +241,20 @@ def test_ratings(judge: Judge, folder: Path, server: JudgeServer) -> None:
 
 
 def test_temperature_by_category(judge: Judge, folder: Path, server: JudgeServer) -> None:
-    judge(*words(server, "--temperature", "0.2", "--temperature", "writing=none", "--max-tokens", "0"))
+    judge(
+        *words(
+            server,
+            "--temperature",
+            "0.2",
+            "--temperature",
+            "writing=none",
+            "--max-tokens",
+            "0",
+            "--extra",
+            '{"seed": 1}',
+        )
+    )
+    assert all(body["seed"] == 1 for body in server.bodies)
     sent = Counter((body.get("temperature"), "max_tokens" in body) for body in server.bodies)
     assert sent == {(0.2, False): 12, (None, False): 12}
 
