@@ -1,6 +1,7 @@
 """Dependencies run one way. Every import in src/zerogate is read from the source, also those inside functions.
 
-adapters <- bases <- vision <- data <- training, evaluation, tools <- inference, comparison, toolform <- serving <- cli
+adapters <- bases <- vision <- data <- training, evaluation, tools <- inference, comparison, judging, toolform
+<- serving <- cli
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RANK = {
     "toolform": 6,
     "inference": 6,
     "comparison": 6,
+    "judging": 6,
     "serving": 7,
     "cli": 8,
 }

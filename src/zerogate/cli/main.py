@@ -41,6 +41,7 @@ COMMANDS = (
     "predict",
     "eval",
     "score",
+    "judge",
     "inspect",
     "convert",
     "mcp",
