@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
@@ -41,8 +42,8 @@ def prompt_attention(
 ) -> Tensor:
     """The gated prompt half of zero-init attention (equation 7): `softmax(q k_prompt^T) (gate * v_prompt)`.
 
-    The softmax runs over the K prompt positions alone and in fp32; each of them is visible to every query. The gate is
-    already folded into the values, so nothing of the size of the activations is multiplied by it.
+    The softmax runs over the K prompt positions alone and sums in fp32; each of them is visible to every query. The
+    gate is already folded into the values, so nothing of the size of the activations is multiplied by it.
 
     Args:
         q_BHTD: Queries of H heads, as the model made them (rotated, normed).
@@ -55,15 +56,40 @@ def prompt_attention(
     Returns:
         [B, T, H, D], to be added to the attention output before the output projection.
     """
+    H, G = q_BHTD.shape[1], k_GKD.shape[-3]
+    if softcap is None and _fused_is_faster(q_BHTD, v_HKD):
+        k_HKD = k_GKD if G == H else k_GKD.repeat_interleave(H // G, dim=-3)
+        mask = None if mask_BK is None else mask_BK[:, None, None, :].to(q_BHTD.dtype)
+        batch = q_BHTD.shape[:1]
+        k_BHKD, v_BHKD = (x if x.dim() == 4 else x.expand(*batch, -1, -1, -1) for x in (k_HKD, v_HKD))
+        return F.scaled_dot_product_attention(q_BHTD, k_BHKD, v_BHKD, mask, scale=scaling).transpose(1, 2)
+    return _written_out(q_BHTD, k_GKD, v_HKD, scaling, softcap, mask_BK)
+
+
+def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
+    """Whether torch's fused attention beats the same written out, over so few keys (benchmarks/prompt_attention.py).
+
+    On a CPU its backward is several times slower in half precision, and so is its forward over many queries.
+    """
+    trained = torch.is_grad_enabled() and (q_BHTD.requires_grad or v_HKD.requires_grad)
+    if q_BHTD.device.type != "cpu":
+        return not trained
+    return q_BHTD.dtype in (torch.float32, torch.float64) or (not trained and q_BHTD.shape[2] == 1)
+
+
+def _written_out(
+    q_BHTD: Tensor, k_GKD: Tensor, v_HKD: Tensor, scaling: float, softcap: float | None, mask_BK: Tensor | None
+) -> Tensor:
     B, H, T, D = q_BHTD.shape
-    G, K = k_GKD.shape[-3], k_GKD.shape[-2]
+    G, K = k_GKD.shape[-3:-1]
     # Query heads of one group are neighbours, so a group's queries make one tall matrix against its K keys.
     q_BGMD = q_BHTD.reshape(B, G, (H // G) * T, D)
-    scores_BGMK = (q_BGMD @ k_GKD.transpose(-1, -2)).float() * scaling
+    # Scaled as keys, of which there are few. A softmax of half-precision scores computes in fp32 by itself.
+    scores_BGMK = q_BGMD @ (k_GKD * scaling).transpose(-1, -2)
     if softcap is not None:
-        scores_BGMK = softcap * torch.tanh(scores_BGMK / softcap)
+        scores_BGMK = softcap * torch.tanh(scores_BGMK.float() / softcap)
     if mask_BK is not None:
-        scores_BGMK = scores_BGMK + mask_BK[:, None, None, :]
+        scores_BGMK = scores_BGMK + mask_BK[:, None, None, :].to(scores_BGMK.dtype)
     probs_BHTK = scores_BGMK.softmax(dim=-1).to(v_HKD.dtype).reshape(B, H, T, K)
     return (probs_BHTK @ v_HKD).transpose(1, 2)
 
