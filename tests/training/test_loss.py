@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from zerogate import ZeroInitConfig
+from zerogate.bases import loss
 from zerogate.bases.loss import learned_logits, output_head, summed_loss
 from zerogate.data.encode import Encoded, EncodeReport
 from zerogate.training.held_out import held_out_loss
@@ -64,6 +66,34 @@ def test_equals_the_models_own_loss(family) -> None:
     torch.testing.assert_close(model(**inputs).loss * count, reference, rtol=1e-5, atol=1e-5)
     for gradient, parameter in zip(ours, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [llama, gemma2, gpt2])
+@pytest.mark.parametrize("logits", [V, 3 * V, 6 * V])
+def test_in_parts_it_is_the_same(family, logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(family(), ZeroInitConfig(prompt_length=3, task_type="CAUSAL_LM")).eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data.normal_()
+    head, inputs = output_head(model), batch()
+    whole, count = summed_loss(model, head, inputs)
+    reference = torch.autograd.grad(whole, trained)
+    seen: list[int] = []
+    head.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
+    monkeypatch.setattr(loss, "_LOGITS", logits)
+    for _ in range(2):  # the first time it is found out whether the model does anything after its head
+        seen.clear()
+        total, same = summed_loss(model, head, inputs)
+        assert same == count == 7
+        torch.testing.assert_close(total, whole, rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(torch.autograd.grad(total, trained), reference, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    # Gemma caps its logits after the head, so they are made all at once; of the others never more than there may be.
+    assert seen == [7] if family is gemma2 else max(seen) <= logits // V
+    nothing = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
+    total, count = summed_loss(model, head, nothing)
+    assert (total.item(), count) == (0.0, 0)
 
 
 def test_only_learned_positions_reach_the_head() -> None:
