@@ -1,0 +1,240 @@
+"""Training on Alpaca's real lengths: what padding and unneeded logits cost, and what a whole run would take.
+
+    python benchmarks/alpaca.py                # a small base on a CPU: ours, TRL's defaults, the official way
+    python benchmarks/alpaca.py --quick
+    python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3   # one GPU: the headline
+    python benchmarks/alpaca.py --write-lengths lengths.json   # for a machine without the data: --lengths FILE
+
+Sequences are random tokens with the lengths of Alpaca's prompts and answers (official template, LLaMA's tokenizer;
+`--data` and `--tokenizer` name their files), as speed does not depend on which tokens they are. A turn is one optimiser
+step over `--sequences` of them. Throughput counts real tokens, never padding. Ways:
+
+    official    every sequence padded to 512, logits and loss at every position (the authors' script)
+    TRL         batches in random order padded to their longest, logits at every position (SFTTrainer's defaults)
+    ours        batches of like length, logits at the learned positions only
+    lora, full  ours, with PEFT's LoRA (rank 8, q and v) or all weights in place of zero-init
+    bound       ours, with nothing trained: gradients flow back through the adapted layers to nothing
+
+On a GPU they run one after the other, each alone in memory; on a CPU they take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from bound import _let_flow, randomised
+from measure import Turn, arguments_of, machine, settle, table, take_turns, write
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from zerogate import ZeroInitConfig
+from zerogate.bases.loss import output_head, summed_loss
+from zerogate.data.batching import epoch_order
+from zerogate.data.templates import alpaca_prompt
+
+SHAPES = {  # width, MLP, layers, heads, vocabulary, layers without an adapter
+    "small": (512, 1376, 12, 8, 32000, 2),
+    "llama-7b": (4096, 11008, 32, 32, 32000, 2),
+}
+LONGEST, EPOCHS = 512, 5
+Lengths = list[tuple[int, int]]
+
+
+def read_lengths(data: Path, tokenizer: Path) -> Lengths:
+    """Tokens of each record's prompt (BOS included) and answer (EOS included), cut at 512 as the authors do."""
+    import sentencepiece
+
+    from zerogate.data.read import read_rows
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    rows = [row for _, row in read_rows(str(data))]
+    prompts = pieces.encode([alpaca_prompt(row["instruction"], row.get("input", "")) for row in rows])
+    answers = pieces.encode([row["output"] for row in rows])
+    found = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        asked = min(len(prompt) + 1, LONGEST - 1)
+        found.append((asked, min(len(answer) + 1, LONGEST - asked)))
+    return found
+
+
+def base(shape: str, device: str, dtype: torch.dtype, attention: str) -> LlamaForCausalLM:
+    """A random base of a shape, made on the device in its dtype."""
+    width, mlp, layers, heads, vocabulary, _ = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=heads, attn_implementation=attention, dtype=dtype,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config)
+    return model.to(dtype).requires_grad_(False)
+
+
+def batches_of(lengths: Lengths, size: int, grouped: bool, vocabulary: int, device: str) -> list[dict[str, Tensor]]:
+    """Random sequences of these lengths in padded batches."""
+    order = epoch_order([a + b for a, b in lengths], size, seed=0, epoch=0, group_by_length=grouped)
+    made = []
+    for at in range(0, len(order), size):
+        rows = [lengths[index] for index in order[at : at + size]]
+        longest = max(a + b for a, b in rows)
+        ids_BT = torch.randint(3, vocabulary, (len(rows), longest))
+        mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, -100)
+        for row, (asked, answered) in enumerate(rows):
+            mask_BT[row, : asked + answered] = 1
+            labels_BT[row, asked : asked + answered] = ids_BT[row, asked : asked + answered]
+        made.append(
+            {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device), "labels": labels_BT.to(device)}
+        )
+    return made
+
+
+def padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch at the full length."""
+    fills = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    room = LONGEST - batch["input_ids"].shape[1]
+    return {name: F.pad(tensor, (0, room), value=fills[name]) for name, tensor in batch.items()}
+
+
+def everywhere(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+    """The loss with logits at every position, as transformers computes it."""
+    count = int((batch["labels"][:, 1:] != -100).sum())
+    return model(**batch, use_cache=False).loss * count, count
+
+
+def step(model: nn.Module, batches: list[dict[str, Tensor]], loss_of: Callable[..., tuple[Tensor, int]]) -> Turn:
+    """One optimiser step over all batches."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4) if trained else None
+    model.train()
+
+    def turn() -> None:
+        for batch in batches:
+            loss, count = loss_of(model, batch)
+            (loss / count).backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return turn
+
+
+def make(way: str, arguments: argparse.Namespace, lengths: Lengths) -> Turn:
+    """A way of training, ready to take turns."""
+    below = SHAPES[arguments.shape][5]
+    dtype = torch.float32 if way == "full" and arguments.device == "cpu" else getattr(torch, arguments.dtype)
+    model: nn.Module = base(arguments.shape, arguments.device, dtype, arguments.attention)
+    if way == "full":
+        model.requires_grad_(True)
+    elif way == "bound":
+        model.model.layers[below].register_forward_pre_hook(_let_flow, with_kwargs=True)  # type: ignore[union-attr,index,operator]
+    elif way == "lora":
+        model = randomised(get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])))
+    else:
+        model = randomised(
+            get_peft_model(model, ZeroInitConfig(prompt_length=10, num_layers=SHAPES[arguments.shape][2] - below))
+        )
+    if arguments.checkpointing:
+        model.gradient_checkpointing_enable()  # type: ignore[operator]
+    vocabulary = SHAPES[arguments.shape][4]
+    ours = way not in ("official", "TRL")
+    batches = batches_of(lengths, arguments.micro_batch, ours, vocabulary, arguments.device)
+    if way == "official":
+        batches = [padded(batch) for batch in batches]
+    head = output_head(model)
+    return step(model, batches, (lambda m, b: summed_loss(m, head, b)) if ours else everywhere)
+
+
+def flops_of_real_tokens(arguments: argparse.Namespace, lengths: Lengths) -> float:
+    """What a step has to compute: forward through all layers, backward through the adapted ones, logits where learned.
+
+    Matrix products only, 2 operations per weight and token; attention over real tokens; nothing for padding.
+    """
+    width, mlp, layers, _, vocabulary, below = SHAPES[arguments.shape]
+    weights = 4 * width * width + 3 * width * mlp
+    total = 0.0
+    for asked, answered in lengths:
+        tokens = asked + answered
+        layer = 2 * weights * tokens + 2 * width * tokens * tokens  # the second: causal scores and values
+        total += layers * layer + (layers - below) * (2 * weights * tokens + 4 * width * tokens * tokens)
+        total += 2 * 2 * width * vocabulary * answered
+    return total
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = arguments_of(__doc__, rounds=5, quick_rounds=2)
+    add = parser.add_argument
+    shared = Path(__file__).resolve().parents[2] / "shared/data"
+    add("--shape", choices=SHAPES, default="small", help="of the base (default: %(default)s)")
+    add("--only", nargs="+", choices=["official", "TRL", "ours", "lora", "full", "bound"],
+        default=["official", "TRL", "ours", "lora", "bound"])  # fmt: skip
+    add("--sequences", type=int, help="in an optimiser step (default: 64, quick: 8)")
+    add("--micro-batch", type=int, help="sequences per forward pass (default: 8, quick: 4)")
+    add("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the frozen base")
+    add("--attention", default="sdpa", help="attn_implementation (default: %(default)s)")
+    add("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    add("--peak", type=float, default=989e12, help="the device's operations per second, for its utilisation")
+    add("--data", type=Path, default=shared / "alpaca/alpaca_data.json.xz", help="Alpaca's records")
+    add("--tokenizer", type=Path, default=shared / "tokenizers/llama_tokenizer.model", help="LLaMA's tokenizer")
+    add("--lengths", type=Path, metavar="FILE", help="take the lengths from here instead")
+    add("--write-lengths", type=Path, metavar="FILE", help="write the lengths, and do nothing else")
+    arguments = parser.parse_args()
+    rounds = settle(arguments)
+    given = json.loads(arguments.lengths.read_text()) if arguments.lengths else None
+    lengths: Lengths = given or read_lengths(arguments.data, arguments.tokenizer)
+    if arguments.write_lengths:
+        write(arguments.write_lengths, lengths)
+        return
+    arguments.sequences = arguments.sequences or (8 if arguments.quick else 64)
+    arguments.micro_batch = arguments.micro_batch or (4 if arguments.quick else 8)
+    chosen = random.Random(0).sample(lengths, arguments.sequences)
+    real = sum(a + b for a, b in chosen)
+    turns, peaks = {}, {}
+    for way in arguments.only:
+        turn = make(way, arguments, chosen)
+        if arguments.device.startswith("cuda"):
+            # Each alone, and its peak memory: two bases of 7B and their activations leave no room for a third.
+            torch.cuda.reset_peak_memory_stats()
+            turn()
+            peaks[way] = torch.cuda.max_memory_allocated() / 1e9
+            turns.update({way: take_turns({way: turn}, rounds, warm_up=1)[way]})
+            del turn
+            torch.cuda.empty_cache()
+        else:
+            turns[way] = turn  # type: ignore[assignment]
+    times = turns if peaks else take_turns(turns, rounds, warm_up=1)  # type: ignore[arg-type]
+    whole = EPOCHS * sum(a + b for a, b in lengths)
+    rows = []
+    for way, timing in times.items():
+        speed = real / timing.median
+        row = [way, f"{timing.median:.2f}", f"{speed:,.0f}"]
+        row.append(f"{timing.median and times[arguments.only[0]].median / timing.median:.2f}")
+        row.append(f"{whole / speed / 60:,.0f}")
+        if peaks:
+            used = flops_of_real_tokens(arguments, chosen) / timing.median / arguments.peak
+            row += [f"{used:.1%}", f"{peaks[way]:.1f}"]
+        rows.append(row)
+    header = ["", "s/step", "real tokens/s", f"times as fast as {arguments.only[0]}", "minutes for 52K x 5 epochs"]
+    print(table(header + (["of the device's peak", "peak memory, GB"] if peaks else []), rows))
+    mean = sum(a + b for a, b in lengths) / len(lengths)
+    print(
+        f"\n{arguments.shape}, {arguments.dtype}, {arguments.sequences} sequences per step in batches of "
+        f"{arguments.micro_batch}, {real:,} real tokens; Alpaca: {len(lengths):,} records of {mean:.0f} tokens on "
+        f"average, {sum(b for _, b in lengths) / len(lengths):.0f} of them learned\n{rounds} turns; {machine()}"
+    )
+    write(
+        arguments.json,
+        {"machine": machine(), "seconds": {way: t.seconds for way, t in times.items()}, "peak_gb": peaks},
+    )
+
+
+if __name__ == "__main__":
+    main()
