@@ -49,6 +49,7 @@ def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: boo
             use_cpu=on_cpu,
             ddp_backend="gloo" if on_cpu and PartialState().num_processes > 1 else None,
             ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,  # nothing changes them; gradients are all that is exchanged
             gradient_checkpointing=train.gradient_checkpointing,
             # Measurements and checkpoints are asked for by Flow, once each.
             eval_strategy="no",

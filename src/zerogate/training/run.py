@@ -33,6 +33,7 @@ from zerogate.training.problems.problem import Problem, RunData
 from zerogate.training.problems.sections import LabelledRecipe
 from zerogate.training.recipe import Plan, Recipe, make_plan
 from zerogate.training.run_folder import open_run, read_summary, versions, write_summary
+from zerogate.training.stopping import told_when_stopped
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,8 @@ def _run(
     )
     start = time.perf_counter()
     try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with told_when_stopped(folder / "checkpoints", trainer.accelerator.num_processes):
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bar.close()
     summary = {
