@@ -48,7 +48,9 @@ def answering(arguments: argparse.Namespace, name: str, value: int) -> Turn:
     """A generation of as many rows as there may be adapters, shared out among `value` of them."""
     changed = argparse.Namespace(**vars(arguments))
     changed.batch, changed.tokens, changed.decoded = max(RANGES[name][arguments.quick]), 32, 8
-    model = with_adapters(changed, lambda: ZeroInitConfig(prompt_length=10, num_layers=changed.layers - 2), value)
+    model = with_adapters(
+        changed, lambda: ZeroInitConfig(prompt_length=10, num_layers=changed.layers - 2, task_type="CAUSAL_LM"), value
+    )
     return generation(changed, model, [f"a{index % value}" for index in range(changed.batch)], one_by_one=False)
 
 

@@ -76,8 +76,8 @@ def main() -> None:
     rounds = settle(arguments)
     if arguments.quick:
         arguments.adapters, arguments.batch, arguments.tokens, arguments.decoded = [8], 8, 32, 8
-    zero_init = lambda: ZeroInitConfig(prompt_length=K, num_layers=arguments.layers - 2)  # noqa: E731
-    lora = lambda: LoraConfig(r=8, target_modules=["q_proj", "v_proj"])  # noqa: E731
+    zero_init = lambda: ZeroInitConfig(prompt_length=K, num_layers=arguments.layers - 2, task_type="CAUSAL_LM")  # noqa: E731
+    lora = lambda: LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")  # noqa: E731
     rows, kept = [], {"machine": machine(), "arguments": {k: str(v) for k, v in vars(arguments).items()}}
     for count in arguments.adapters:
         names = [f"a{index % count}" for index in range(arguments.batch)]

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..attention import AttentionFunction, join_prompts, prompt_attention
-from ..bank import RowAdapters, stack_prompts
+from ..bank import RowAdapters, Stacked, stack_prompts
 from ..layouts import Layout
 from ..prompt_cache import PromptCache
 from .config import ZeroInitConfig
@@ -42,6 +42,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         self.configs: dict[str, ZeroInitConfig] = {}
         self.images: dict[str, Images] = {}  # by adapter; set around one forward pass or generation (model.py)
         self.rows: RowAdapters | None = None  # set around one forward pass or generation (model.py)
+        self.held: dict[Any, Any] | None = None  # set around one generation (model.py), in which nothing changes
         self.reached = False  # whether the seam has ever come by: checked after the first forward pass (model.py)
         self.cache = PromptCache()
         self.merged_adapters: list[str] = []
@@ -113,6 +114,14 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
         return self.cache.get(adapter_name, prompt_KC, gate, dtype, self.layout.projections(module), compute)
 
+    def _hold(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives; in a generation made once, so that a token costs no look at what may have changed."""
+        if self.held is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        if key not in self.held:
+            self.held[key] = make()
+        return self.held[key]
+
     def contribution(
         self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None = None
     ) -> Tensor | None:
@@ -140,7 +149,8 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         if images is not None and (early or not self._factors(module, softcap)):
             k_BGSD, v_BHSD, mask_BS = self._prompt_sets(name, module, images, q_BHTD.shape[0], q_BHTD.dtype)
             return prompt_attention(q_BHTD, k_BGSD, v_BHSD, scaling, softcap, mask_BS)
-        k_GKD, v_HKD = self.keys_values(name, module, q_BHTD.dtype)
+        dtype = q_BHTD.dtype
+        k_GKD, v_HKD = self._hold((name, dtype), lambda: self.keys_values(name, module, dtype))
         extra_BTHD = prompt_attention(q_BHTD, k_GKD, v_HKD, scaling, softcap)
         return extra_BTHD if images is None else extra_BTHD + self._seen(name, module, images, q_BHTD, scaling)
 
@@ -220,8 +230,12 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
                 assert extra_BTHD is not None
                 total = _plus(total, extra_BTHD.masked_fill(~own_B[:, None, None, None], 0.0))
         elif prompting:
-            prompts = {name: self.keys_values(name, module, q_BHTD.dtype) for name in prompting}
-            k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, prompts)
+            dtype = q_BHTD.dtype
+
+            def stack() -> Stacked:
+                return stack_prompts(rows, batch, {name: self.keys_values(name, module, dtype) for name in prompting})
+
+            k_BGKD, v_BHKD, mask_BK = self._hold((batch, dtype), stack)
             total = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
             for name in [
                 name for name in prompting if name in seeing

@@ -138,12 +138,17 @@ class ZeroInitModel(RowTuner):
                     self._look(None, None)
 
     def generate(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """As the base's `generate`, with images as in `forward`."""
+        """As the base's `generate`, with images as in `forward`. Prompts and base must not change while it runs."""
+        layers = self._layers()
         self._look(image_features, image_mask)
+        for layer in layers:
+            layer.held = {}
         try:
             return self.model.generate(*args, **kwargs)  # type: ignore[operator]
         finally:
             self._look(None, None)
+            for layer in layers:
+                layer.held = None
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attaches an adapter; then arms the check of the seam and moves the cut to the lowest adapted layer."""
