@@ -38,6 +38,7 @@ COMMANDS = (
     "preview",
     "chat",
     "generate",
+    "serve",
     "eval",
     "score",
     "inspect",
