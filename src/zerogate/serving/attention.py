@@ -26,6 +26,13 @@ from zerogate.serving.prompts import Packing
 NAME = "zerogate_paged"
 
 
+_CACHED = 2**19
+"""Numbers of keys that a group looks at, on a CPU: read once, they are still in its cache when they are used."""
+
+_MOST_GROUPS = 8
+"""Most key heads for which products over all of them at once are worth their zeros (`_all_heads`)."""
+
+
 class Group:
     """Requests of one step that attend in one call.
 
@@ -34,16 +41,19 @@ class Group:
         starts, lengths: where the keys of each request begin among those of the step, and how many they are.
         queries: q, of each request.
         window: how far back a query sees, or None.
+        read: where the step's keys lie in the cache; empty where they are those of the step itself.
     """
 
     def __init__(
-        self, tokens: list[int], starts: list[int], lengths: list[int], queries: int, window: int | None, device: Any
+        self, tokens: list[int], starts: list[int], lengths: list[int], queries: int, window: int | None, read: Tensor
     ) -> None:
+        device = read.device
         self.n, self.q, self.keys = len(starts), queries, max(lengths)
         self.tokens = torch.tensor(tokens, device=device)
         lengths_N1 = torch.tensor(lengths, device=device)[:, None]
         place_NS = torch.arange(self.keys, device=device)[None].minimum(lengths_N1 - 1)  # past the end: the last again
-        self.index = (torch.tensor(starts, device=device)[:, None] + place_NS).flatten()
+        self.order = (torch.tensor(starts, device=device)[:, None] + place_NS).flatten()
+        self.index = read.index_select(0, self.order) if read.numel() else self.order
         # The last query of a request is at its last key.
         at_NQ1 = (lengths_N1 - queries + torch.arange(queries, device=device))[:, :, None]
         key_S = torch.arange(self.keys, device=device)
@@ -51,15 +61,23 @@ class Group:
         if window is not None:
             self.sees_N1QS &= (key_S > at_NQ1 - window)[:, None]
         self.plain = bool(self.sees_N1QS.all())
+        self.bias_N1S: Tensor | None = None
+        if queries == 1 and not self.plain:
+            self.bias_N1S = torch.zeros(self.n, 1, self.keys, device=device).masked_fill(
+                ~self.sees_N1QS[:, 0], -torch.inf
+            )
 
     def attend(self, q_THD: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None) -> Tensor:
-        """[n * q, H, D], from the step's keys and values [keys, G, D] of this group."""
+        """[n * q, H, D], from the group's own keys and values [n * keys, G, D]."""
         G, (_, H, D) = keys.shape[1], q_THD.shape
+        q_NQHD = q_THD.index_select(0, self.tokens).unflatten(0, (self.n, self.q))
+        k_NSGD, v_NSGD = (x.unflatten(0, (self.n, self.keys)) for x in (keys, values))
+        if self.q == 1 and softcap is None and not keys.is_cuda and 1 < G <= _MOST_GROUPS:
+            return _all_heads(q_NQHD[:, 0], k_NSGD, v_NSGD, self.bias_N1S, scaling)
         r = H // G
-        q = q_THD.index_select(0, self.tokens).unflatten(0, (self.n, self.q))
         # The r query heads of one group are as many queries of its one key head: nothing is copied r times.
-        q_NGMD = q.unflatten(2, (G, r)).permute(0, 2, 3, 1, 4).reshape(self.n, G, r * self.q, D)
-        k, v = (x.unflatten(0, (self.n, self.keys)).transpose(1, 2) for x in (keys, values))
+        q_NGMD = q_NQHD.unflatten(2, (G, r)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        k, v = k_NSGD.transpose(1, 2), v_NSGD.transpose(1, 2)
         mask = None if self.plain else self.sees_N1QS.repeat(1, 1, r, 1)
         if softcap is None:
             out_NGMD = F.scaled_dot_product_attention(q_NGMD, k, v, attn_mask=mask, scale=scaling)
@@ -69,6 +87,24 @@ class Group:
             out_NGMD = scores.softmax(-1).to(v.dtype) @ v
         out = out_NGMD.unflatten(2, (r, self.q)).permute(0, 3, 1, 2, 4)  # [n, q, G, r, D]
         return out.reshape(self.n * self.q, H, v.shape[-1])
+
+
+def _all_heads(q_NHD: Tensor, k_NSGD: Tensor, v_NSGD: Tensor, bias_N1S: Tensor | None, scaling: float) -> Tensor:
+    """Attention of one query per request, [n, H, D], on a CPU.
+
+    Keys come from the cache token by token, all heads beside each other. Taking the heads apart costs more than the
+    products; so queries are spread out with zeros for the other heads, and all is one product of whole rows.
+    """
+    (N, H, D), G = q_NHD.shape, k_NSGD.shape[2]
+    own_GG = torch.eye(G, dtype=q_NHD.dtype)
+    q_NHF = (q_NHD.unflatten(1, (G, -1))[:, :, :, None] * own_GG[:, None, :, None]).reshape(N, H, G * D)
+    scores_NHS = (q_NHF @ k_NSGD.flatten(2).transpose(1, 2)).float() * scaling
+    if bias_N1S is not None:
+        scores_NHS += bias_N1S
+    out_NHF = scores_NHS.softmax(-1).to(v_NSGD.dtype) @ v_NSGD.flatten(2)
+    return (
+        out_NHF.unflatten(1, (G, -1)).unflatten(3, (G, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).flatten(1, 2)
+    )
 
 
 class Step:
@@ -82,12 +118,12 @@ class Step:
 
     def __init__(self, lengths: list[int], ends: dict[str, list[int]], packing: Packing | None) -> None:
         self.lengths, self.ends, self.packing = lengths, ends, packing
-        self.groups: dict[str, tuple[list[Group], Tensor]] = {}  # by layer type, with the index of all its reads
+        self.groups: dict[str, list[Group]] = {}  # by layer type
 
-    def grouped(self, kind: str, read: Tensor, window: int | None) -> tuple[list[Group], Tensor]:
-        """The groups for layers of one type, and where their keys are read, one group after the other."""
+    def grouped(self, kind: str, read: Tensor, window: int | None, width: int) -> list[Group]:
+        """The groups for layers of one type, whose keys have so many numbers per token."""
         if kind not in self.groups:
-            device, ends = read.device, self.ends[kind]
+            ends = self.ends[kind]
             singles: dict[int, list[tuple[int, int, int]]] = {}
             groups, start = [], 0
             for count, first, end in zip(self.lengths, [0, *ends], ends, strict=False):
@@ -96,13 +132,14 @@ class Step:
                     singles.setdefault(max(6, (end - first - 1).bit_length()), []).append((start, first, end - first))
                 else:
                     tokens = list(range(start, start + count))
-                    groups.append(Group(tokens, [first], [end - first], count, window, device))
+                    groups.append(Group(tokens, [first], [end - first], count, window, read))
                 start += count
-            for found in singles.values():
-                tokens, starts, lengths = (list(column) for column in zip(*found, strict=True))
-                groups.append(Group(tokens, starts, lengths, 1, None, device))  # a single token sees all that is kept
-            index = torch.cat([group.index for group in groups])
-            self.groups[kind] = groups, read.index_select(0, index) if read.numel() else index
+            for power, found in singles.items():
+                most = len(found) if read.is_cuda else max(1, _CACHED // (width << power))
+                for at in range(0, len(found), most):
+                    tokens, starts, lengths = (list(column) for column in zip(*found[at : at + most], strict=True))
+                    groups.append(Group(tokens, starts, lengths, 1, None, read))  # one token sees all that is kept
+            self.groups[kind] = groups
         return self.groups[kind]
 
 
@@ -130,24 +167,22 @@ def paged_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     allocator = cache.layer_to_allocator[layer]
     kind = allocator.layer_type
-    given, write = kwargs["read_index"][allocator.index], kwargs["write_index"][allocator.index]
-    window = getattr(allocator, "sliding_window", None)  # only allocators of sliding layers have one
-    groups, read = step.grouped(kind, given, window)
+    read, write = kwargs["read_index"][allocator.index], kwargs["write_index"][allocator.index]
     k_TGD, v_TGD = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    if kind == FULL_ATTENTION and given.numel():
-        keys, values = allocator.update(k_TGD, v_TGD, layer, read, write)  # in the order of the groups at once
+    groups = step.grouped(kind, read, getattr(allocator, "sliding_window", None), k_TGD[0].numel())
+    if kind == FULL_ATTENTION and read.numel():
+        # Written as transformers writes them; read group by group, while what was read is at hand.
+        allocator.update(k_TGD, v_TGD, layer, read[:0], write)
+        keys, values = (pages.flatten(0, 1) for pages in allocator.get_cache_for_block_table(layer))
+        where = [group.index for group in groups]
     else:
-        keys, values = allocator.update(k_TGD, v_TGD, layer, given, write)
-        order = torch.cat([group.index for group in groups])
-        keys, values = keys.index_select(0, order), values.index_select(0, order)
+        keys, values = allocator.update(k_TGD, v_TGD, layer, read, write)
+        where = [group.order for group in groups]
     q_THD = query[0].transpose(0, 1)
     out_THD = q_THD.new_empty(*q_THD.shape[:2], values.shape[-1])
-    start = 0
-    for group in groups:
-        end = start + group.n * group.keys
-        part = group.attend(q_THD, keys[start:end], values[start:end], scaling, softcap)
+    for group, index in zip(groups, where, strict=True):
+        part = group.attend(q_THD, keys.index_select(0, index), values.index_select(0, index), scaling, softcap)
         out_THD.index_copy_(0, group.tokens, part)
-        start = end
     if step.packing is not None:
         out_THD = step.packing.add_to(out_THD, layer, query, scaling, softcap)
     return out_THD[None], None
