@@ -6,6 +6,7 @@ ends it at once.
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,4 +156,7 @@ def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket,
         service.pool.pin(name)
     server = _Server(config)
     server.ready = ready
+    # uvicorn hands on the signal that stopped it, when all is done: that is then the end, and not a violent one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     server.run(sockets=[sock])
