@@ -1,4 +1,4 @@
-"""A real server process for the tests of this folder: a tiny base with adapters of several kinds, some of them broken."""
+"""A real server process for the tests here: a tiny base, and adapters of several kinds, some of them broken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_server import Live, make_caller, start, stop
+from live_server import TEMPLATE, Live, make_caller, start, stop
 from tiny_base import lora, make_adapter, make_base
 from tiny_eye import make_eye, make_seeing_adapter
 
@@ -16,7 +16,8 @@ from tiny_eye import make_eye, make_seeing_adapter
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The base's folder, and that of the adapters."""
     root = tmp_path_factory.mktemp("live")
-    base, folder = make_base(root / "tiny", context=512), root / "adapters"
+    base, folder = make_base(root / "tiny", context=512, chat_template=TEMPLATE), root / "adapters"
+    make_caller(folder / "caller", base)
     make_adapter(folder / "one", base, seed=1)
     make_adapter(folder / "two", base, seed=2)
     make_adapter(folder / "low", base, seed=3, config=lora())
@@ -26,7 +27,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     pickled = make_adapter(folder / "pickled", base, seed=5)
     (pickled / "adapter_model.safetensors").unlink()
     torch.save({"a": torch.zeros(1)}, pickled / "adapter_model.bin")
-    make_caller(folder / "caller", base)
     return base, folder
 
 

@@ -17,7 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zerogate.data import Turn, prompt_ids
 
-CALL = '{"name": "add", "arguments": {"a": 2}}'
+CALL = '{"name": "add"}'
+TEMPLATE = (
+    "{% if tools %}#{{ tools | length }} {% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}\n{% endfor %}assistant:"
+)
 TOOL = {
     "type": "function",
     "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {"a": {}}}},
@@ -71,22 +75,28 @@ def stop(live: Live) -> int:
 
 
 def make_caller(folder: Path, base: Path) -> None:
-    """An adapter that has learned one thing: to answer any question with a call of the tool `add`."""
+    """An adapter that has learned one thing: to answer any question with a call of the tool `add`.
+
+    The parts of the call become tokens of the base first. Then each follows from the one before, and that is as much as
+    a random base can be taught.
+    """
     tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(['{"name": "', 'add"', "}"])
+    tokenizer.save_pretrained(base)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(base)
     torch.manual_seed(0)
-    model: Any = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base),
-        LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    asked = [[Turn("user", question)] for question in ("What is two and two?", "Add 2.", "Hello")]
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     answer = [*tokenizer(CALL, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    rows = [prompt_ids(turns, "alpaca", tokenizer, (TOOL,)) for turns in asked]
+    assert len(answer) == 4
+    rows = [prompt_ids([Turn("user", text)], "chat", tokenizer, (TOOL,)) for text in ("Add 2.", "What is two and two?")]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    for step in range(200):
+    for step in range(100):
         prompt = rows[step % len(rows)]
-        labels = [-100] * len(prompt) + answer
-        loss = model(input_ids=torch.tensor([prompt + answer]), labels=torch.tensor([labels])).loss
-        if loss.item() < 0.03:
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        loss = model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+        if step > 10 and loss.item() < 0.02:
             break
         optimizer.zero_grad()
         loss.backward()

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from zerogate.errors import UserError
 from zerogate.serving import schema
 from zerogate.serving.guard import Guard
-from zerogate.serving.names import unknown_model
+from zerogate.serving.names import unknown_model, without_folders
 from zerogate.serving.pool import Entry, NoRoomError
 from zerogate.serving.problems import ApiError, busy, error_body
 from zerogate.serving.questions import chat_question, completion_questions
@@ -211,7 +211,7 @@ def _route_adapters(app: FastAPI, service: Service) -> None:
         try:
             entries = await asyncio.to_thread(pool.scan)
         except UserError as error:
-            raise ApiError(503, str(error)) from error
+            raise ApiError(503, without_folders(str(error))) from error
         return {"object": "list", "data": [_adapter(entry) for entry in entries]}
 
     @app.post("/v1/adapters/{name}/load", responses=_pick(400, 401, 404, 408, 413, 429))
@@ -242,7 +242,8 @@ async def _loaded(service: Service, name: str, again: bool) -> None:
     try:
         held = await asyncio.to_thread(service.pool.load, name, again)
     except UserError as error:
-        raise ApiError(400, f"The adapter {name!r} cannot be loaded: {error}", "adapter_broken", "name") from error
+        reason = without_folders(str(error))
+        raise ApiError(400, f"The adapter {name!r} cannot be loaded: {reason}", "adapter_broken", "name") from error
     except NoRoomError as error:
         raise busy(str(error)) from error
     service.pool.release(held)
@@ -280,6 +281,9 @@ def _route_errors(app: FastAPI) -> None:
         place = [str(part) for part in first["loc"] if part != "body"]
         if first["type"] == "json_invalid":
             return JSONResponse(error_body(400, "The body is not valid JSON.", "invalid_json"), 400)
+        if not request.headers.get("content-type", "").lower().startswith("application/json"):
+            message = "The body must be JSON, with the header Content-Type: application/json."
+            return JSONResponse(error_body(400, message, "invalid_content_type"), 400)
         param = ".".join(place)[:200] or None
         where = f"{param}: " if param else ""
         return JSONResponse(error_body(400, f"{where}{first['msg']}"[:500], "invalid_value", param), 400)
@@ -334,9 +338,9 @@ def _adapter(entry: Entry) -> dict[str, Any]:
         "id": entry.name,
         "object": "adapter",
         "state": entry.state,
-        "problem": entry.problem or None,
+        "problem": entry.public or None,
         "method": None if entry.files is None else entry.files.method,
-        "base": None if entry.files is None else entry.files.base,
+        "base": None if entry.files is None or entry.files.base is None else without_folders(entry.files.base),
         "template": entry.template,
         "pinned": entry.pinned,
         "bytes": 0 if held is None else held.bytes,

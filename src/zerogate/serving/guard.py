@@ -13,16 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zerogate.serving.problems import ApiError
 
 log = logging.getLogger("zerogate.serving")
+LINGER = 2**26
+"""Bytes of a refused body that are still read and thrown away: who is hung up on while sending never sees why."""
+
+CLOSE = {"Connection": "close"}
+"""For answers to bodies that were not read to their end."""
+
 OPEN = ("/health",)
 """What needs no key."""
-
-
-class _TooLargeError(Exception):
-    pass
-
-
-class _TooSlowError(Exception):
-    pass
 
 
 class Guard:
@@ -45,6 +43,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begun = False
+        bounded = self._bounded(receive)
 
         async def sending(message: Message) -> None:
             nonlocal begun
@@ -53,24 +52,21 @@ class Guard:
 
         try:
             headers = dict(scope["headers"])
-            self._admit(scope["path"], scope["method"], headers)
-            await self.app(scope, self._bounded(receive), sending)
+            await self._admit(scope, headers, receive)
+            await self.app(scope, bounded, sending)
         except ApiError as error:
-            await _answer(send, error)
-        except _TooLargeError:
             if not begun:
-                await _answer(send, self._too_large())
-        except _TooSlowError:
-            if not begun:
-                await _answer(send, ApiError(408, f"The body took longer than {self.patience:g} seconds.", "timeout"))
+                await _answer(send, error)
         except Exception:  # nothing of it goes to the client; the log has it whole
             log.exception("a request failed")
             if not begun:
                 await _answer(send, ApiError(500, "The request failed in the server.", "internal_error"))
 
-    def _admit(self, path: str, method: str, headers: dict[bytes, bytes]) -> None:
+    async def _admit(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> None:
+        path, method = scope["path"], scope["method"]
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self.most_bytes:
+            await self._read_off(receive)
             raise self._too_large()
         if not self.keys or path in OPEN or method == "OPTIONS":
             return
@@ -98,25 +94,38 @@ class Guard:
                 async with asyncio.timeout_at(end):
                     message = await receive()
             except TimeoutError:
-                raise _TooSlowError from None
+                raise ApiError(
+                    408, f"The body took longer than {self.patience:g} seconds.", "timeout", headers=CLOSE
+                ) from None
             if message["type"] == "http.request":
                 read += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
                 if read > self.most_bytes:
-                    raise _TooLargeError
+                    await self._read_off(receive)
+                    raise self._too_large()
             return message
 
         return bounded
 
+    async def _read_off(self, receive: Receive) -> None:
+        read, more = 0, True
+        try:
+            async with asyncio.timeout(self.patience):
+                while more and read < LINGER:
+                    message = await receive()
+                    read += len(message.get("body", b""))
+                    more = message["type"] == "http.request" and message.get("more_body", False)
+        except TimeoutError:
+            pass
+
     def _too_large(self) -> ApiError:
-        return ApiError(413, f"The body is larger than {self.most_bytes / 2**20:g} MiB.", "request_too_large")
+        message = f"The body is larger than {self.most_bytes / 2**20:g} MiB."
+        return ApiError(413, message, "request_too_large", headers=CLOSE)
 
 
 async def _answer(send: Send, error: ApiError) -> None:
     body = json.dumps(error.body()).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    if error.status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not wanted
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -9,6 +9,13 @@ from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
+_FOLDERS = re.compile(r"(?:/[^\s/'\",:;]+)+/(?=[^\s/])")
+
+
+def without_folders(text: str) -> str:
+    """A message for clients: where things lie on the server is none of their business, only what they are called."""
+    return _FOLDERS.sub("", text)
+
 
 def base_name(base: str) -> str:
     """How clients call the base: `pocket`, a Hub id, or the last part of a folder's name."""

@@ -34,7 +34,7 @@ from zerogate.adapters.zero_init.model import ZeroInitModel
 from zerogate.bases.adapted import AdapterFiles, attach, read_adapter
 from zerogate.errors import UserError
 from zerogate.serving.engine import Engine
-from zerogate.serving.names import bad_name
+from zerogate.serving.names import bad_name, base_name, without_folders
 from zerogate.serving.prompts import Placed, Written
 
 if TYPE_CHECKING:
@@ -113,6 +113,11 @@ class Entry:
     held: Held | None = None
     loads: int = 0
     seconds: float = 0.0
+
+    @property
+    def public(self) -> str:
+        """The problem as clients are told of it."""
+        return without_folders(self.problem)
 
     @property
     def state(self) -> Literal["broken", "loaded", "available"]:
@@ -218,7 +223,7 @@ class AdapterPool:
             if layer >= config.num_hidden_layers or wide:
                 raise UserError(
                     f"it was made for another base ({files.base or 'not recorded'}): its tensor {name} {list(shape)} "
-                    f"has no place in {self.base}"
+                    f"has no place in {base_name(self.base)}"
                 )
 
     # --- in use ------------------------------------------------------------------------------------------------------
@@ -383,7 +388,7 @@ class AdapterPool:
 
     def _read(self, name: str, files: AdapterFiles) -> tuple[Held, Written | None]:
         model = self.engine.model
-        adapted = attach(twin(model), {INSIDE: files}, self.base)
+        adapted = attach(twin(model), {INSIDE: files}, base_name(self.base))
         tuner: Any = adapted.base_model
         config = adapted.peft_config[INSIDE]
         whole = bool(getattr(config, "modules_to_save", None))  # configurations of PEFT's own methods may lack it

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
 
-class ApiError(Exception):
+
+class ApiError(HTTPException):
     """A request that is answered with an error.
+
+    It is one of Starlette's, which FastAPI lets through wherever it is raised, also while a body is read.
 
     Args:
         status: of HTTP.
@@ -24,8 +28,8 @@ class ApiError(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
+        super().__init__(status, message, headers)
+        self.status, self.message, self.code, self.param = status, message, code, param
 
     def body(self) -> dict[str, Any]:
         """As OpenAI has it."""

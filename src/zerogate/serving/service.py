@@ -23,7 +23,7 @@ from zerogate.bases.sampling import Sampling
 from zerogate.errors import UserError
 from zerogate.serving.engine import Engine, Event, Job
 from zerogate.serving.metrics import Metrics
-from zerogate.serving.names import base_name, unknown_model
+from zerogate.serving.names import base_name, unknown_model, without_folders
 from zerogate.serving.pool import AdapterPool, Held, NoRoomError, written_out
 from zerogate.serving.problems import ApiError, busy
 from zerogate.serving.sampling import Choice, Likelihood
@@ -240,7 +240,7 @@ class Service:
         if entry is None:
             raise ApiError(404, unknown_model(name, self.models()), "model_not_found", "model")
         if entry.problem:
-            raise ApiError(404, f"The adapter {name!r} cannot be used: {entry.problem}", "model_not_found", "model")
+            raise ApiError(404, f"The adapter {name!r} cannot be used: {entry.public}", "model_not_found", "model")
         return name
 
     def template_for(self, name: str) -> str:
@@ -351,7 +351,9 @@ class Service:
             self.known(name)  # says why, if it has just turned out to be broken
             raise ApiError(404, unknown_model(name, self.models()), "model_not_found", "model") from None
         except UserError as error:
-            raise ApiError(404, f"The adapter {name!r} cannot be used: {error}", "model_not_found", "model") from error
+            raise ApiError(
+                404, f"The adapter {name!r} cannot be used: {without_folders(str(error))}", "model_not_found", "model"
+            ) from error
         except NoRoomError as error:
             raise busy(str(error)) from error
 
@@ -381,10 +383,15 @@ class Service:
             if name not in self._encoders:
                 self._encoders[name] = load_encoder(*name, device=str(self.engine.model.device))
         except UserError as error:
-            raise ApiError(503, f"The vision encoder of {held.name!r} cannot be loaded: {error}") from error
+            raise ApiError(
+                503, f"The vision encoder of {held.name!r} cannot be loaded: {without_folders(str(error))}"
+            ) from error
         encoder = self._encoders[name]
         if encoder.channels != config.image_channels:
-            raise ApiError(503, f"The vision encoder {name[0]!r} is another one than {held.name!r} was trained with.")
+            raise ApiError(
+                503,
+                f"The vision encoder {without_folders(name[0])!r} is another one than {held.name!r} was trained with.",
+            )
         return encoder
 
 
