@@ -229,8 +229,9 @@ def show(name: str, load: Load) -> None:
     first = sorted(answer.first for answer in load.answers) or [0.0]
     each = [(a.whole - a.first) / (a.tokens - 1) for a in load.answers if a.tokens > 1] or [0.0]
     print(
-        f"{name:8} {len(load.answers):6} answers  {load.rate:8.1f} tokens/s  first token: median {statistics.median(first):.3f} s, "
-        f"95 % {first[int(0.95 * (len(first) - 1))]:.3f} s  between tokens: median {statistics.median(each) * 1000:.1f} ms  "
+        f"{name:8} {len(load.answers):6} answers  {load.rate:8.1f} tokens/s  "
+        f"first token: median {statistics.median(first):.3f} s, 95 % {first[int(0.95 * (len(first) - 1))]:.3f} s  "
+        f"between tokens: median {statistics.median(each) * 1000:.1f} ms  "
         f"lost {len(load.lost)}  mixed up {len(load.mixed)}",
         flush=True,
     )
@@ -289,9 +290,8 @@ async def measure(server: Server, names: list[str], given: argparse.Namespace) -
         load.seconds += part.seconds
         memory.append(server.memory())
     show("mixed", load)
-    print(
-        f"memory of the server: {memory[0]:.0f} MiB before, {memory[-1]:.0f} MiB after ({', '.join(f'{m:.0f}' for m in memory)})"
-    )
+    each = ", ".join(f"{m:.0f}" for m in memory)
+    print(f"memory of the server: {memory[0]:.0f} MiB before, {memory[-1]:.0f} MiB after ({each})")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         print("health after:", answer.read().decode())
     for line in (load.lost + load.mixed)[:10]:

@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def live(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One server for all tests of a worker. It must end by itself, in peace, and have logged no traceback."""
-    options = ["--max-body", "0.5", "--max-images", "3", "--streams", "8", "--queue", "12"]
+    options = ["--max-images", "3", "--streams", "8", "--queue", "12"]
     found = start(*made, tmp_path_factory.mktemp("log") / "server.log", *options)
     yield found
     assert stop(found) == 0

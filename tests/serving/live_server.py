@@ -81,10 +81,10 @@ def make_caller(folder: Path, base: Path) -> None:
     a random base can be taught.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.add_tokens(['{"name": "', 'add"', "}"])
+    tokenizer.add_tokens(['{"name": "', 'add"'])
     tokenizer.save_pretrained(base)
     model: Any = AutoModelForCausalLM.from_pretrained(base)
-    model.resize_token_embeddings(len(tokenizer))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the mean would make them all one
     model.save_pretrained(base)
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -92,12 +92,10 @@ def make_caller(folder: Path, base: Path) -> None:
     assert len(answer) == 4
     rows = [prompt_ids([Turn("user", text)], "chat", tokenizer, (TOOL,)) for text in ("Add 2.", "What is two and two?")]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    for step in range(100):
+    for step in range(60):
         prompt = rows[step % len(rows)]
         labels = torch.tensor([[-100] * len(prompt) + answer])
         loss = model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
-        if step > 10 and loss.item() < 0.02:
-            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -290,8 +290,8 @@ def test_the_least_recently_used_goes_first_and_pinned_ones_stay(places: dict[st
         pool = run.pool
         for name in ("one", "two"):
             pool.release(pool.hold(name))
-        size = pool.loaded[0].bytes
-        assert size == pool.loaded[1].bytes
+        size = pool.loaded[0].size
+        assert size == pool.loaded[1].size
         pool.budget = 2 * size + size // 2
         pool.pin("one")
         pool.release(pool.hold("two"))

@@ -47,7 +47,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The answer took too long.",
     }.items()
 }
-_STREAM = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 class GoneError(Exception):
@@ -98,7 +98,7 @@ def create_app(
         description="One frozen base, many adapters, one batch. As OpenAI's interface; the model field picks.",
         lifespan=lifespan,
     )
-    _describe(app, bool(keys))
+    _describe(app, bool(keys), service.base)
     _route_errors(app)
     _route_answers(app, service, limits)
     _route_adapters(app, service)
@@ -289,9 +289,14 @@ def _route_errors(app: FastAPI) -> None:
         return JSONResponse(error_body(400, f"{where}{first['msg']}"[:500], "invalid_value", param), 400)
 
 
-def _describe(app: FastAPI, keyed: bool) -> None:
+def _describe(app: FastAPI, keyed: bool, base: str) -> None:
     """The OpenAPI document: errors have our shape and 400 where FastAPI would say 422, and keys are mentioned."""
     made = app.openapi
+    said = {"messages": [{"role": "user", "content": "Where does the fox live?"}]}
+    examples = {
+        "/v1/chat/completions": {"model": base, "max_tokens": 16, **said},
+        "/v1/completions": {"model": base, "max_tokens": 16, "prompt": "The fox lives in a"},
+    }
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema:
@@ -300,6 +305,10 @@ def _describe(app: FastAPI, keyed: bool) -> None:
         for path, methods in document["paths"].items():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
+                if path in examples:
+                    operation["requestBody"]["content"]["application/json"]["example"] = examples[path]
+                for parameter in operation.get("parameters", []):
+                    parameter["example"] = base
                 if keyed and path != "/health":
                     operation["security"] = [{"key": []}]
         if keyed:
@@ -343,7 +352,7 @@ def _adapter(entry: Entry) -> dict[str, Any]:
         "base": None if entry.files is None or entry.files.base is None else without_folders(entry.files.base),
         "template": entry.template,
         "pinned": entry.pinned,
-        "bytes": 0 if held is None else held.bytes,
+        "bytes": 0 if held is None else held.size,
         "requests": 0 if held is None else held.users,
         "loads": entry.loads,
         "load_seconds": round(entry.seconds, 4),

@@ -69,7 +69,7 @@ class Group:
 
     def attend(self, q_THD: Tensor, keys: Tensor, values: Tensor, scaling: float, softcap: float | None) -> Tensor:
         """[n * q, H, D], from the group's own keys and values [n * keys, G, D]."""
-        G, (_, H, D) = keys.shape[1], q_THD.shape
+        G, H = keys.shape[1], q_THD.shape[1]
         q_NQHD = q_THD.index_select(0, self.tokens).unflatten(0, (self.n, self.q))
         k_NSGD, v_NSGD = (x.unflatten(0, (self.n, self.keys)) for x in (keys, values))
         if self.q == 1 and softcap is None and not keys.is_cuda and 1 < G <= _MOST_GROUPS:

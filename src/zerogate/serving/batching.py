@@ -147,11 +147,10 @@ class Runner(ModelRunner):
     choose: Choose
 
     def _sample(self, scores: Tensor, output_ids: Tensor) -> None:
-        states = [
-            future.state.request_id for future in self.inputs_and_outputs.requests_in_batch if future.has_new_token
-        ]
-        if states:
-            output_ids[0, : len(states)].copy_(self.choose(states, scores[0, : len(states)]))
+        batch: Any = self.inputs_and_outputs
+        ids = [future.state.request_id for future in batch.requests_in_batch if future.has_new_token]
+        if ids:
+            output_ids[0, : len(ids)].copy_(self.choose(ids, scores[0, : len(ids)]))
 
 
 class Router(OutputRouter):
@@ -212,7 +211,7 @@ class Batch:
         settings = resolve_continuous_batching_config(config, asked, None, False, device=model.device)
         self.cache = KeyedCache(config, settings, model.device, helper, model.dtype, model_supports_logits_to_keep=True)
         self.cache.find = find
-        self.scheduler = LaneScheduler(self.cache, settings.safety_margin, settings.max_requests_per_batch)
+        self.scheduler = LaneScheduler(self.cache, settings.safety_margin, min(requests, step_tokens))
         self.scheduler.find = find
         self.processor = ContinuousBatchProcessor(
             cache=self.cache,
@@ -229,9 +228,9 @@ class Batch:
             scheduler=self.scheduler,
             distributed_helper=helper,
         )
-        runner = Runner(nothing, settings, self.processor.inputs_and_outputs, self.cache, False, False)
-        runner.choose = choose
-        self.processor.model_runner = runner
+        self.runner = Runner(nothing, settings, self.processor.inputs_and_outputs, self.cache, False, False)
+        self.runner.choose = choose
+        self.processor.model_runner = self.runner
 
     @property
     def running(self) -> int:
@@ -271,7 +270,8 @@ class Batch:
             self.processor.fail_all_requests(error)
             self.processor.reset()
             raise
-        chosen = self.processor.inputs_and_outputs.requests_in_batch
+        batch: Any = self.processor.inputs_and_outputs
+        chosen: list[FutureRequestState] = batch.requests_in_batch
         try:
             carried = [self.find(future.state.request_id) for future in chosen]
             self.cache.step = self._lay_out(chosen, carried)

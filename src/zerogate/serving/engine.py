@@ -294,14 +294,14 @@ class Engine:
             seen.update(zip(ids, scores_NV.clone(), strict=True))
             return real(ids, scores_NV)
 
-        self.batch.processor.model_runner.choose = look
+        self.batch.runner.choose = look
         self._events, self._gone, self.tokens_made = [], [], 0
         greedy = Sampling(temperature=0)
         for name, length in (("check-0", 23), ("check-1", 37)):
             self._add(Job(name, probe[:length], 1, [], Choice(greedy)))
         while self.jobs:
             self.batch.step()
-        self.batch.processor.model_runner.choose = real
+        self.batch.runner.choose = real
         for name, plain in zip(("check-0", "check-1"), expected, strict=True):
             spread = float(plain.max() - plain.min())
             if not float((seen[name] - plain).abs().max()) <= 0.05 * spread:

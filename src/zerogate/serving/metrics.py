@@ -60,7 +60,7 @@ class _Live:
             "zerogate_tokens_per_second": ("Tokens made per second, of late.", self._rate()),
             "zerogate_adapters": ("Adapters that are known.", len(pool.entries)),
             "zerogate_adapters_loaded": ("Adapters in memory.", len(loaded)),
-            "zerogate_adapter_bytes": ("What they take.", sum(held.bytes for held in loaded)),
+            "zerogate_adapter_bytes": ("What they take.", sum(held.size for held in loaded)),
             "zerogate_up": ("1 while the engine runs.", int(engine.alive)),
         }
         for name, (text, value) in gauges.items():

@@ -59,7 +59,7 @@ class Held:
 
     Attributes:
         name: its name, and `version`, a number that no other version of any adapter has.
-        bytes: what it takes.
+        size: bytes that it takes.
         placed: where its prompts lie; None for a lane.
         lane: the model that runs it, or None.
         twin: the base's twin with the adapter, kept for those that see and for lanes.
@@ -70,7 +70,7 @@ class Held:
 
     name: str
     version: int
-    bytes: int
+    size: int
     config: Any
     placed: Placed | None = None
     lane: nn.Module | None = None
@@ -278,7 +278,7 @@ class AdapterPool:
                 files = read_adapter(entry.folder)
                 self._refuse(files)
                 held, written = self._read(name, files)
-                self._make_room(held.bytes, entry.held if again else None)
+                self._make_room(held.size, entry.held if again else None)
             except (UserError, OSError) as error:
                 if not again or entry.held is None:
                     entry.problem = str(error)
@@ -321,7 +321,7 @@ class AdapterPool:
     @property
     def bytes(self) -> int:
         """What loaded adapters take."""
-        return sum(held.bytes for held in self.loaded)
+        return sum(held.size for held in self.loaded)
 
     @property
     def evicted(self) -> int:
@@ -368,7 +368,7 @@ class AdapterPool:
         end = time.monotonic() + self.patience
         with self._room:
             while True:
-                leaving = replaced.bytes if replaced is not None and not replaced.users else 0
+                leaving = replaced.size if replaced is not None and not replaced.users else 0
                 if self.bytes - leaving + wanted <= self.budget:
                     return
                 idle = [
@@ -399,7 +399,7 @@ class AdapterPool:
             held = Held(name, version, size, config)
             if held.sees:
                 held.twin = adapted
-                held.bytes += self._own(adapted)
+                held.size += self._own(adapted)
             return held, written
         lane = adapted.get_base_model()
         return Held(name, version, self._own(adapted), config, lane=lane, twin=adapted), None

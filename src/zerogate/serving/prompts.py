@@ -165,8 +165,7 @@ def _few_keys(q_BmHD: Tensor, k_BKGD: Tensor, v_BKHD: Tensor, mask_BK: Tensor, s
 
     A softmax over the ten numbers of a row is slow, one over ten rows is not: the whole takes less than half the time.
     """
-    B, m, H, D = q_BmHD.shape
-    K, G = k_BKGD.shape[1:3]
+    m, H, G = *q_BmHD.shape[1:3], k_BKGD.shape[2]
     q_BGMD = q_BmHD.unflatten(2, (G, H // G)).transpose(1, 2).flatten(2, 3)  # a group's heads: M = m H/G queries
     scores_BGKM = (k_BKGD.transpose(1, 2) @ q_BGMD.transpose(2, 3)).float() * scaling + mask_BK[:, None, :, None]
     probs_BGKM = scores_BGKM.softmax(dim=2).to(v_BKHD.dtype)

@@ -148,12 +148,13 @@ class Reply:
         try:
             left = len(readers)
             while left:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                left -= event is None
-                if event is not None:
-                    yield event
+                read_one = await events.get()
+                if isinstance(read_one, Exception):
+                    raise read_one
+                if read_one is None:
+                    left -= 1
+                else:
+                    yield read_one
         finally:
             for reader in readers:
                 reader.cancel()

@@ -89,7 +89,7 @@ def choose(choices: Sequence[Choice], scores_NV: Tensor, generator: torch.Genera
             sampler.generators = [choices[row].generator for row in rows]
             drawn = sampler(index[:, None], scores_NV[index]).argmax(dim=-1)  # type: ignore[arg-type]
         else:
-            shares = sampler.warpers(index[:, None], scores_NV[index]).softmax(-1)
+            shares = sampler.warpers(index[:, None], scores_NV[index]).softmax(-1)  # type: ignore[arg-type]
             drawn = torch.multinomial(shares, 1, generator=generator)[:, 0]
         tokens_N[index] = drawn
     taken = tokens_N.tolist()
