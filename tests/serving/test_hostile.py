@@ -126,6 +126,7 @@ def test_a_body_of_another_type(live: Live) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": "\ud800"}}}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"store": True}, "store"),
         ({"unknown_field": 1}, "unknown_field"),
     ],
     ids=lambda value: repr(value)[:60] if isinstance(value, dict) else "",
@@ -161,6 +162,18 @@ def test_unknown_models_get_404_and_the_list(live: Live, name: str) -> None:
 def test_adapter_paths_lead_nowhere(live: Live, name: str, what: str) -> None:
     refused(live, 404, f"/v1/adapters/{name}/{what}")
     refused(live, 404, f"/v1/models/{name}", method="GET")
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [{"temperature": 1e-320}, {"temperature": 2, "top_p": 1e-320}, {"repetition_penalty": 100, "temperature": 2},
+     {"logit_bias": {"5": -100}, "temperature": 1e-4}, {"frequency_penalty": 2, "presence_penalty": -2}],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("seed", [None, -(2**63)])
+def test_extreme_settings_are_answered(live: Live, extreme: dict[str, Any], seed: int | None) -> None:
+    status, answer = send(live, "/v1/chat/completions", {**CHAT, **extreme, "seed": seed, "logprobs": True})
+    assert status == 200, answer
 
 
 def test_a_pickle_is_never_opened(live: Live) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_base import lora, make_adapter, make_base
 from tiny_eye import make_eye, make_picture, make_seeing_adapter
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, MistralConfig, Qwen3Config
@@ -22,7 +23,7 @@ from zerogate.inference import Engine as Alone
 from zerogate.serving.engine import Engine, Event, Job
 from zerogate.serving.pool import AdapterPool, Held, NoRoomError, written_out
 from zerogate.serving.prompts import Packing, PromptStore
-from zerogate.serving.sampling import Choice
+from zerogate.serving.sampling import Choice, choose
 from zerogate.vision.images import open_image
 from zerogate.vision.source import source_from
 
@@ -95,6 +96,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     make_adapter(folder / "base", base, seed=8)  # the base's own name
     broken = make_adapter(folder / "broken", base, seed=9)
     (broken / "adapter_model.safetensors").write_bytes(b"not a tensor in it")
+    make_adapter(folder / "diverged", base, seed=9)
+    weights = folder / "diverged" / "adapter_model.safetensors"
+    save_file({name: tensor * float("nan") for name, tensor in load_file(weights).items()}, weights)
     pickled = make_adapter(folder / "pickled", base, seed=9)
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     (folder / "empty").mkdir()
@@ -210,6 +214,16 @@ def test_a_seed_gives_what_generate_gives(run: Run, alone: dict[str, Alone]) -> 
         assert ids == by_itself(alone, name, prompt, wild)
 
 
+def test_scores_that_are_no_numbers_stay_one_requests_affair() -> None:
+    generator = torch.Generator().manual_seed(0)
+    choices = [Choice(Sampling(temperature=1.0, top_p=1.0), seeded=False, top=1) for _ in range(3)]
+    scores = torch.randn(3, 20)
+    scores[1] = torch.nan
+    scores[2, 4] = torch.inf
+    tokens = choose(choices, scores, generator)
+    assert tokens.shape == (3,) and int(tokens[2]) == 4
+
+
 def test_likelihoods_bias_and_penalties(run: Run) -> None:
     prompt = run.prompt("Where does the fox live?")
     job = run.job(prompt, "one", top=3)
@@ -262,6 +276,12 @@ def test_what_cannot_be_served_is_listed_with_the_reason(run: Run) -> None:
     for name in reasons:
         with pytest.raises(KeyError):
             run.pool.hold(name)
+
+
+def test_an_adapter_whose_training_diverged_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="NaN"):
+        run.pool.hold("diverged")
+    assert run.pool.entries.pop("diverged").state == "broken"
 
 
 def test_an_adapter_that_breaks_on_the_disk_keeps_its_loaded_version(run: Run, places: dict[str, Path]) -> None:

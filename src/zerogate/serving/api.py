@@ -47,7 +47,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The answer took too long.",
     }.items()
 }
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 class GoneError(Exception):
@@ -98,7 +98,7 @@ def create_app(
         description="One frozen base, many adapters, one batch. As OpenAI's interface; the model field picks.",
         lifespan=lifespan,
     )
-    _describe(app, bool(keys), service.base)
+    _describe(app, bool(keys), service.models())
     _route_errors(app)
     _route_answers(app, service, limits)
     _route_adapters(app, service)
@@ -289,13 +289,13 @@ def _route_errors(app: FastAPI) -> None:
         return JSONResponse(error_body(400, f"{where}{first['msg']}"[:500], "invalid_value", param), 400)
 
 
-def _describe(app: FastAPI, keyed: bool, base: str) -> None:
+def _describe(app: FastAPI, keyed: bool, models: Sequence[str]) -> None:
     """The OpenAPI document: errors have our shape and 400 where FastAPI would say 422, and keys are mentioned."""
     made = app.openapi
     said = {"messages": [{"role": "user", "content": "Where does the fox live?"}]}
     examples = {
-        "/v1/chat/completions": {"model": base, "max_tokens": 16, **said},
-        "/v1/completions": {"model": base, "max_tokens": 16, "prompt": "The fox lives in a"},
+        "/v1/chat/completions": {"model": models[0], "max_tokens": 16, **said},
+        "/v1/completions": {"model": models[0], "max_tokens": 16, "prompt": "The fox lives in a"},
     }
 
     def openapi() -> dict[str, Any]:
@@ -308,7 +308,7 @@ def _describe(app: FastAPI, keyed: bool, base: str) -> None:
                 if path in examples:
                     operation["requestBody"]["content"]["application/json"]["example"] = examples[path]
                 for parameter in operation.get("parameters", []):
-                    parameter["example"] = base
+                    parameter["example"] = models[-1]
                 if keyed and path != "/health":
                     operation["security"] = [{"key": []}]
         if keyed:

@@ -392,6 +392,9 @@ class AdapterPool:
         tuner: Any = adapted.base_model
         config = adapted.peft_config[INSIDE]
         whole = bool(getattr(config, "modules_to_save", None))  # configurations of PEFT's own methods may lack it
+        shared = self._shared()
+        if not all(bool(t.isfinite().all()) for t in adapted.parameters() if id(t) not in shared):
+            raise UserError("some of its numbers are infinite or none at all (NaN): its training has diverged")
         version = next(self._versions)
         if isinstance(tuner, ZeroInitModel) and not whole:
             written = written_out(tuner)
@@ -404,8 +407,11 @@ class AdapterPool:
         lane = adapted.get_base_model()
         return Held(name, version, self._own(adapted), config, lane=lane, twin=adapted), None
 
+    def _shared(self) -> set[int]:
+        return {id(t) for t in (*self.engine.model.parameters(), *self.engine.model.buffers())}
+
     def _own(self, adapted: PeftModel) -> int:
-        shared = {id(t) for t in (*self.engine.model.parameters(), *self.engine.model.buffers())}
+        shared = self._shared()
         return _bytes(t for t in (*adapted.parameters(), *adapted.buffers()) if id(t) not in shared)
 
 

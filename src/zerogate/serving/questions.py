@@ -41,6 +41,8 @@ async def chat_question(service: Service, request: schema.ChatRequest, most_imag
     """
     model = service.known(request.model)
     template = service.template_for(model)
+    if request.store:
+        raise ApiError(400, "Nothing is stored: store can only be false.", "unsupported_value", "store")
     pictures: list[ImageSource] = []
     turns = [_turn(message, number, pictures) for number, message in enumerate(request.messages)]
     if pictures and not service.sees(model):
@@ -82,6 +84,8 @@ async def completion_questions(service: Service, request: schema.CompletionReque
         ApiError: one cannot be asked.
     """
     model = service.known(request.model)
+    if request.echo:
+        raise ApiError(400, "Prompts are not repeated: echo can only be false.", "unsupported_value", "echo")
     given = request.prompt
     many: Sequence[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     asks = []
@@ -123,7 +127,8 @@ def _ask(
         _whole(string, "stop")
     plain = Sampling()
     given = {
-        "temperature": request.temperature,
+        # Below this it is greedy; dividing by it would leave the range of numbers.
+        "temperature": 0.0 if request.temperature is not None and request.temperature < 1e-4 else request.temperature,
         "top_p": request.top_p,
         "top_k": None if request.top_k is None else min(request.top_k, service.vocabulary),
         "repetition_penalty": request.repetition_penalty,

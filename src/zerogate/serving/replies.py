@@ -221,7 +221,7 @@ class Reply:
             known = "\N{REPLACEMENT CHARACTER}" not in text
             return {
                 "token": text,
-                "logprob": max(logprob, LEAST),
+                "logprob": _number(logprob),
                 "bytes": list(text.encode()) if known else None,
             }
 
@@ -240,10 +240,10 @@ class Reply:
         for text in texts:
             offsets.append(offset)
             offset += len(text)
-        top = [{self._token(token): max(logprob, LEAST) for token, logprob in worth.top} for worth in likelihoods]
+        top = [{self._token(token): _number(logprob) for token, logprob in worth.top} for worth in likelihoods]
         return {
             "tokens": texts,
-            "token_logprobs": [max(worth.logprob, LEAST) for worth in likelihoods],
+            "token_logprobs": [_number(worth.logprob) for worth in likelihoods],
             "top_logprobs": top if any(top) else None,
             "text_offset": offsets,
         }
@@ -253,6 +253,10 @@ def _delta(
     index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
 ) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _number(logprob: float) -> float:
+    return logprob if logprob >= LEAST else LEAST  # also what is no number
 
 
 def _named(calls: list[dict[str, Any]], answer: str) -> list[dict[str, Any]]:

@@ -90,6 +90,9 @@ def choose(choices: Sequence[Choice], scores_NV: Tensor, generator: torch.Genera
             drawn = sampler(index[:, None], scores_NV[index]).argmax(dim=-1)  # type: ignore[arg-type]
         else:
             shares = sampler.warpers(index[:, None], scores_NV[index]).softmax(-1)  # type: ignore[arg-type]
+            # One request with scores that are no numbers must not fail the step of all.
+            wrong = ~shares.isfinite().all(-1, keepdim=True)
+            shares = torch.where(wrong, torch.zeros_like(shares).scatter_(1, tokens_N[index][:, None], 1.0), shares)
             drawn = torch.multinomial(shares, 1, generator=generator)[:, 0]
         tokens_N[index] = drawn
     taken = tokens_N.tolist()

@@ -55,7 +55,7 @@ class Common(Strict):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="Keep this many of the likeliest tokens; 0, the default, keeps all. Not OpenAI's."
     )
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
         None, description="Above 1, tokens that have been seen get less likely. Not OpenAI's."
     )
     ignore_eos: bool | None = Field(None, description="Go on to the length limit: for measurements. Not OpenAI's.")
@@ -175,7 +175,7 @@ class ChatRequest(Common):
     parallel_tool_calls: bool | None = Field(None, description="Ignored.")
     response_format: ResponseFormat | None = None
     metadata: dict[str, str] | None = Field(None, description="Ignored.")
-    store: Literal[False] | None = Field(None, description="Nothing is stored.")
+    store: bool | None = Field(None, description="Only false: nothing is stored.")
 
 
 Prompt = (
@@ -191,8 +191,8 @@ class CompletionRequest(Common):
 
     prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Literal[False] | None = Field(None, description="Prompts are not repeated.")
-    best_of: Literal[1] | None = None
+    echo: bool | None = Field(None, description="Only false: prompts are not repeated.")
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: None = Field(None, description="Text is written at the end only.")
 
 
