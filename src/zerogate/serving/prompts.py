@@ -33,10 +33,12 @@ class Placed:
     Attributes:
         rows: of the store, one per prompt position.
         layers: which layers they add to.
+        full: those in which every row holds a prompt.
     """
 
     rows: tuple[int, ...]
     layers: frozenset[int]
+    full: frozenset[int]
 
 
 class PromptStore:
@@ -66,7 +68,8 @@ class PromptStore:
             keys[index] = k_GSD.transpose(0, 1).to(self.device, self.dtype)
             values[index] = v_HSD.transpose(0, 1).to(self.device, self.dtype)
             scores[index] = 0.0
-        return Placed(rows, frozenset(written))
+        full = frozenset(layer for layer, (k_GSD, _) in written.items() if k_GSD.shape[1] == longest)
+        return Placed(rows, frozenset(written), full)
 
     def drop(self, placed: Placed) -> None:
         """Forget an adapter's prompts."""
@@ -117,22 +120,26 @@ class Packing:
                 tokens.setdefault(id(place), []).extend(range(start, start + length))
                 rows[id(place)] = place.rows
             start += length
-        self.longest = max((len(r) for r in rows.values()), default=0)
+        used = [place for place in places if place is not None and place.rows]
+        self.longest = max((len(place.rows) for place in used), default=0)
+        # Layers in which every place of every block holds a prompt, so that none has to be masked.
+        even = all(len(place.rows) == self.longest for place in used)
+        self.full = frozenset.intersection(*(place.full for place in used)) if used and even else frozenset()
         self.width = self._width([len(t) for t in tokens.values()])
         slots: list[int] = []  # block by block, which token is there; a block that is not full repeats its first
         index: list[int] = []  # block by block, the rows of its prompts
-        takes: list[int] = []  # which slots are read back
-        back: list[int] = []  # and the tokens they are
+        slot_of: dict[int, int] = {}  # of each token
         for name, own in tokens.items():
             for first in range(0, len(own), self.width):
                 block = own[first : first + self.width]
-                takes += range(len(slots), len(slots) + len(block))
-                back += block
+                slot_of |= zip(block, range(len(slots), len(slots) + len(block)), strict=True)
                 slots += block + block[:1] * (self.width - len(block))
                 index += rows[name] + (0,) * (self.longest - len(rows[name]))
         to = store.device
         self.slots, self.index = torch.tensor(slots, device=to), torch.tensor(index, device=to)
-        self.takes, self.back = torch.tensor(takes, device=to), torch.tensor(back, device=to)
+        back = sorted(slot_of)
+        self.takes = torch.tensor([slot_of[token] for token in back], device=to)
+        self.back = None if len(back) == start else torch.tensor(back, device=to)  # None: all of them
 
     def _width(self, counts: list[int]) -> int:
         """m: wide blocks waste slots, narrow ones look the same prompts up again and again."""
@@ -144,12 +151,14 @@ class Packing:
     def add_to(
         self, out_THD: Tensor, layer: int, q_1HTD: Tensor, scaling: float, softcap: float | None = None
     ) -> Tensor:
-        """Attention output [T, H, D] with what each token's adapter adds to it."""
+        """Adds to the attention output [T, H, D], in place, what each token's adapter adds there."""
         if layer not in self.layers:
             return out_THD
         keys, values, scores = self.store.layers[layer]
         k_BKGD, v_BKHD = (x.index_select(0, self.index).unflatten(0, (-1, self.longest)) for x in (keys, values))
-        mask_BK = scores.index_select(0, self.index).unflatten(0, (-1, self.longest))
+        mask_BK = None
+        if layer not in self.full:
+            mask_BK = scores.index_select(0, self.index).unflatten(0, (-1, self.longest))
         q_BmHD = q_1HTD[0].transpose(0, 1).index_select(0, self.slots).unflatten(0, (-1, self.width))
         if softcap is None:
             extra_BmHD = _few_keys(q_BmHD, k_BKGD, v_BKHD, mask_BK, scaling)
@@ -157,17 +166,19 @@ class Packing:
             q_BHmD, k_BGKD, v_BHKD = (x.transpose(1, 2) for x in (q_BmHD, k_BKGD, v_BKHD))
             extra_BmHD = prompt_attention(q_BHmD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
         extra_THD = extra_BmHD.flatten(0, 1).index_select(0, self.takes)
-        return out_THD.index_add(0, self.back, extra_THD)
+        return out_THD.add_(extra_THD) if self.back is None else out_THD.index_add_(0, self.back, extra_THD)
 
 
-def _few_keys(q_BmHD: Tensor, k_BKGD: Tensor, v_BKHD: Tensor, mask_BK: Tensor, scaling: float) -> Tensor:
+def _few_keys(q_BmHD: Tensor, k_BKGD: Tensor, v_BKHD: Tensor, mask_BK: Tensor | None, scaling: float) -> Tensor:
     """`prompt_attention` for many small blocks, [B, m, H, D]: scores lie with the prompts before the queries.
 
     A softmax over the ten numbers of a row is slow, one over ten rows is not: the whole takes less than half the time.
     """
     m, H, G = *q_BmHD.shape[1:3], k_BKGD.shape[2]
     q_BGMD = q_BmHD.unflatten(2, (G, H // G)).transpose(1, 2).flatten(2, 3)  # a group's heads: M = m H/G queries
-    scores_BGKM = (k_BKGD.transpose(1, 2) @ q_BGMD.transpose(2, 3)).float() * scaling + mask_BK[:, None, :, None]
+    scores_BGKM = (k_BKGD.transpose(1, 2) @ q_BGMD.transpose(2, 3)).float() * scaling
+    if mask_BK is not None:
+        scores_BGKM += mask_BK[:, None, :, None]
     probs_BGKM = scores_BGKM.softmax(dim=2).to(v_BKHD.dtype)
     probs_BHmK = probs_BGKM.unflatten(3, (m, H // G)).permute(0, 1, 4, 3, 2).flatten(1, 2)
     return (probs_BHmK @ v_BKHD.transpose(1, 2)).transpose(1, 2)
