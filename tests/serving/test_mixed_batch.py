@@ -410,7 +410,7 @@ def test_other_families(model: Any) -> None:
 def test_the_packed_sum_is_equation_7_for_each_token() -> None:
     H, G, D, T = 4, 2, 8, 23
     store = PromptStore(torch.device("cpu"), torch.float32)
-    written = [{0: (torch.randn(G, k, D), torch.randn(H, k, D))} for k in (3, 7, 5)]
+    written = [{0: (torch.randn(G, k, D), torch.randn(G, k, D), torch.randn(H))} for k in (3, 7, 5)]
     places = [store.put(w) for w in written]
     lengths, owners = [1, 9, 1, 1, 6, 5], [0, None, 1, 0, 2, 1]
     assert sum(lengths) == T
@@ -422,7 +422,8 @@ def test_the_packed_sum_is_equation_7_for_each_token() -> None:
             part = slice(start, start + length)
             expected = out[part]
             if owner is not None:
-                k, v = written[owner][0]
+                k, v, gate = written[owner][0]
+                v = v.repeat_interleave(H // G, 0) * gate[:, None, None]
                 expected = expected + prompt_attention(q[:, :, part], k, v, 0.3, softcap)[0]
             torch.testing.assert_close(got[part], expected, rtol=1e-5, atol=1e-5)
             if owner is None:

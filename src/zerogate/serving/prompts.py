@@ -1,6 +1,6 @@
 """The prompts of every adapter in memory, in one store, and what a mixed batch of requests adds to its attention.
 
-A served adapter is only its prompt keys and gated prompt values, written out once (`ZeroInitModel.written_out`). They
+A served adapter is only its prompt keys, prompt values and gates, written out once (`ZeroInitModel.written_out`). They
 lie row by row in one tensor per layer, wherever there was room, as the cache of the text does in its pages. So a step
 with a hundred adapters costs what a step with one costs: two look-ups, two small products. A request that shows images
 has a set of its own for as long as it runs.
@@ -19,11 +19,14 @@ from torch import Tensor
 
 from zerogate.adapters.attention import prompt_attention
 
-Written = Mapping[int, tuple[Tensor, Tensor]]
-"""By layer index: keys [G, S, D] and gated values [H, S, D]."""
+Written = Mapping[int, tuple[Tensor, Tensor, Tensor]]
+"""By layer index: keys and values [G, S, D], gates [H]."""
 
 NOTHING = -1e30
 """Score of a place that holds no prompt. Finite, so that a softmax over such places alone is no NaN."""
+
+NARROW, FEW_HEADS = 8, 8
+"""Most tokens of a block, and most key heads, for which queries are spread out (`_spread`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +44,40 @@ class Placed:
     full: frozenset[int]
 
 
+@dataclass
+class LayerStore:
+    """The prompts of one layer, row by row.
+
+    Attributes:
+        pairs: keys and values, [R, 2, G, D].
+        gates: of the adapter a row belongs to, [R, H], in fp32.
+        scores: 0, or `NOTHING` where a row holds no prompt, [R].
+    """
+
+    pairs: Tensor
+    gates: Tensor
+    scores: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, G: int, D: int, H: int, dtype: torch.dtype, device: torch.device) -> LayerStore:
+        """No prompts yet."""
+        return cls(
+            torch.zeros(rows, 2, G, D, dtype=dtype, device=device),
+            torch.zeros(rows, H, device=device),
+            torch.full((rows,), NOTHING, device=device),
+        )
+
+    def grown(self, rows: int) -> LayerStore:
+        """The same, with more room."""
+        _, _, G, D = self.pairs.shape
+        wider = LayerStore.empty(rows, G, D, self.gates.shape[1], self.pairs.dtype, self.pairs.device)
+        for new, old in ((wider.pairs, self.pairs), (wider.gates, self.gates), (wider.scores, self.scores)):
+            new[: len(old)] = old
+        return wider
+
+
 class PromptStore:
-    """Prompt keys and values of many adapters, by layer. Only the thread that runs the batches may change it.
+    """The prompts of many adapters. Only the thread that runs the batches may change it.
 
     Args:
         device: where the model is.
@@ -51,24 +86,25 @@ class PromptStore:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        self.size = 1  # row 0 holds nothing: the base's, and what fills up
+        self.size = 1  # row 0 holds nothing: it fills up
         self.free: list[int] = []
-        self.layers: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # keys [R, G, D], values [R, H, D], scores [R]
+        self.layers: dict[int, LayerStore] = {}
 
     def put(self, written: Written) -> Placed:
         """Take in what an adapter adds; its layers may have different numbers of prompts."""
-        longest = max((k_GSD.shape[1] for k_GSD, _ in written.values()), default=0)
+        longest = max((k_GSD.shape[1] for k_GSD, _, _ in written.values()), default=0)
         self._reserve(longest)
         rows = tuple(self.free.pop() for _ in range(longest))
-        for layer, (k_GSD, v_HSD) in written.items():
+        everywhere = torch.tensor(rows, device=self.device)
+        for layer, (k_GSD, v_GSD, gate_H) in written.items():
             if layer not in self.layers:
-                self.layers[layer] = self._empty(self.size, k_GSD, v_HSD)
-            index = torch.tensor(rows[: k_GSD.shape[1]], device=self.device)
-            keys, values, scores = self.layers[layer]
-            keys[index] = k_GSD.transpose(0, 1).to(self.device, self.dtype)
-            values[index] = v_HSD.transpose(0, 1).to(self.device, self.dtype)
-            scores[index] = 0.0
-        full = frozenset(layer for layer, (k_GSD, _) in written.items() if k_GSD.shape[1] == longest)
+                G, _, D = k_GSD.shape
+                self.layers[layer] = LayerStore.empty(self.size, G, D, len(gate_H), self.dtype, self.device)
+            store, index = self.layers[layer], everywhere[: k_GSD.shape[1]]
+            store.pairs[index] = torch.stack([k_GSD, v_GSD]).permute(2, 0, 1, 3).to(self.device, self.dtype)
+            store.gates[everywhere] = gate_H.to(self.device)
+            store.scores[index] = 0.0
+        full = frozenset(layer for layer, (k_GSD, _, _) in written.items() if k_GSD.shape[1] == longest)
         return Placed(rows, frozenset(written), full)
 
     def drop(self, placed: Placed) -> None:
@@ -77,26 +113,16 @@ class PromptStore:
             return
         index = torch.tensor(placed.rows, device=self.device)
         for layer in placed.layers:
-            keys, values, scores = self.layers[layer]
-            keys[index], values[index], scores[index] = 0.0, 0.0, NOTHING
+            store = self.layers[layer]
+            store.pairs[index], store.gates[index], store.scores[index] = 0.0, 0.0, NOTHING
         self.free += placed.rows
-
-    def _empty(self, size: int, k_GSD: Tensor, v_HSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (G, _, D), H = k_GSD.shape, v_HSD.shape[0]
-        keys = torch.zeros(size, G, D, dtype=self.dtype, device=self.device)
-        values = torch.zeros(size, H, v_HSD.shape[-1], dtype=self.dtype, device=self.device)
-        return keys, values, torch.full((size,), NOTHING, dtype=torch.float32, device=self.device)
 
     def _reserve(self, rows: int) -> None:
         if len(self.free) >= rows:
             return
         grown = max(64, 2 * self.size, self.size + rows)
         self.free += range(grown - 1, self.size - 1, -1)
-        for layer, (keys, values, scores) in self.layers.items():
-            wider = self._empty(grown, keys.transpose(0, 1), values.transpose(0, 1))
-            for new, old in zip(wider, (keys, values, scores), strict=True):
-                new[: self.size] = old
-            self.layers[layer] = wider
+        self.layers = {layer: store.grown(grown) for layer, store in self.layers.items()}
         self.size = grown
 
 
@@ -128,15 +154,18 @@ class Packing:
         self.width = self._width([len(t) for t in tokens.values()])
         slots: list[int] = []  # block by block, which token is there; a block that is not full repeats its first
         index: list[int] = []  # block by block, the rows of its prompts
+        firsts: list[int] = []  # and the first of them, which knows the gates
         slot_of: dict[int, int] = {}  # of each token
         for name, own in tokens.items():
             for first in range(0, len(own), self.width):
                 block = own[first : first + self.width]
                 slot_of |= zip(block, range(len(slots), len(slots) + len(block)), strict=True)
                 slots += block + block[:1] * (self.width - len(block))
+                firsts.append(rows[name][0])
                 index += rows[name] + (0,) * (self.longest - len(rows[name]))
         to = store.device
         self.slots, self.index = torch.tensor(slots, device=to), torch.tensor(index, device=to)
+        self.firsts = torch.tensor(firsts, device=to)
         back = sorted(slot_of)
         self.takes = torch.tensor([slot_of[token] for token in back], device=to)
         self.back = None if len(back) == start else torch.tensor(back, device=to)  # None: all of them
@@ -154,31 +183,42 @@ class Packing:
         """Adds to the attention output [T, H, D], in place, what each token's adapter adds there."""
         if layer not in self.layers:
             return out_THD
-        keys, values, scores = self.store.layers[layer]
-        k_BKGD, v_BKHD = (x.index_select(0, self.index).unflatten(0, (-1, self.longest)) for x in (keys, values))
+        store = self.store.layers[layer]
+        pairs_BK2GD = store.pairs.index_select(0, self.index).unflatten(0, (-1, self.longest))
+        k_BKGD, v_BKGD = pairs_BK2GD.unbind(2)
+        gate_BH = store.gates.index_select(0, self.firsts)
         mask_BK = None
         if layer not in self.full:
-            mask_BK = scores.index_select(0, self.index).unflatten(0, (-1, self.longest))
+            mask_BK = store.scores.index_select(0, self.index).unflatten(0, (-1, self.longest))
         q_BmHD = q_1HTD[0].transpose(0, 1).index_select(0, self.slots).unflatten(0, (-1, self.width))
-        if softcap is None:
-            extra_BmHD = _few_keys(q_BmHD, k_BKGD, v_BKHD, mask_BK, scaling)
+        if softcap is None and self.width <= NARROW and k_BKGD.shape[2] <= FEW_HEADS:
+            extra_BmHD = _spread(q_BmHD, k_BKGD, v_BKGD, gate_BH, mask_BK, scaling)
         else:
-            q_BHmD, k_BGKD, v_BHKD = (x.transpose(1, 2) for x in (q_BmHD, k_BKGD, v_BKHD))
+            r = gate_BH.shape[1] // k_BKGD.shape[2]
+            v_BHKD = (v_BKGD.repeat_interleave(r, 2).float() * gate_BH[:, None, :, None]).to(v_BKGD.dtype)
+            q_BHmD, k_BGKD, v_BHKD = (x.transpose(1, 2) for x in (q_BmHD, k_BKGD, v_BHKD))
             extra_BmHD = prompt_attention(q_BHmD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
         extra_THD = extra_BmHD.flatten(0, 1).index_select(0, self.takes)
         return out_THD.add_(extra_THD) if self.back is None else out_THD.index_add_(0, self.back, extra_THD)
 
 
-def _few_keys(q_BmHD: Tensor, k_BKGD: Tensor, v_BKHD: Tensor, mask_BK: Tensor | None, scaling: float) -> Tensor:
-    """`prompt_attention` for many small blocks, [B, m, H, D]: scores lie with the prompts before the queries.
+def _spread(
+    q_BmHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, gate_BH: Tensor, mask_BK: Tensor | None, scaling: float
+) -> Tensor:
+    """`prompt_attention` for many small blocks: [B, m, H, D].
 
-    A softmax over the ten numbers of a row is slow, one over ten rows is not: the whole takes less than half the time.
+    Here moving numbers costs more than multiplying them. So keys and values stay as they were looked up, all heads
+    beside each other, and each query is spread out with zeros in the other heads' places. And a softmax over the ten
+    numbers of a row is slow, one over ten rows is not: scores lie with the prompts before the queries.
     """
-    m, H, G = *q_BmHD.shape[1:3], k_BKGD.shape[2]
-    q_BGMD = q_BmHD.unflatten(2, (G, H // G)).transpose(1, 2).flatten(2, 3)  # a group's heads: M = m H/G queries
-    scores_BGKM = (k_BKGD.transpose(1, 2) @ q_BGMD.transpose(2, 3)).float() * scaling
+    (m, H, D), G = q_BmHD.shape[1:], k_BKGD.shape[2]
+    own_GG = torch.eye(G, dtype=q_BmHD.dtype, device=q_BmHD.device)
+    q_BmGrGD = q_BmHD.unflatten(2, (G, H // G))[..., None, :] * own_GG[:, None, :, None]
+    q_BMF = q_BmGrGD.reshape(-1, m * H, G * D)
+    scores_BKM = (k_BKGD.flatten(2) @ q_BMF.transpose(1, 2)).float() * scaling
     if mask_BK is not None:
-        scores_BGKM += mask_BK[:, None, :, None]
-    probs_BGKM = scores_BGKM.softmax(dim=2).to(v_BKHD.dtype)
-    probs_BHmK = probs_BGKM.unflatten(3, (m, H // G)).permute(0, 1, 4, 3, 2).flatten(1, 2)
-    return (probs_BHmK @ v_BKHD.transpose(1, 2)).transpose(1, 2)
+        scores_BKM += mask_BK[:, :, None]
+    probs_BKM = scores_BKM.softmax(dim=1).unflatten(2, (m, H)) * gate_BH[:, None, None]
+    out_BMF = probs_BKM.flatten(2).to(v_BKGD.dtype).transpose(1, 2) @ v_BKGD.flatten(2)
+    out_BmGrGD = out_BMF.unflatten(1, (m, G, H // G)).unflatten(4, (G, D))
+    return out_BmGrGD.diagonal(dim1=2, dim2=4).movedim(-1, 2).flatten(2, 3)

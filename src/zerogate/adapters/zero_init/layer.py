@@ -113,17 +113,21 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
 
         return self.cache.get(adapter_name, prompt_KC, gate, dtype, self.layout.projections(module), compute)
 
-    def written_out(self, adapter_name: str, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        """All that an adapter adds here as one set of prompts: keys [G, S, D] and gated values [H, S, D].
+    def written_out(
+        self, adapter_name: str, module: nn.Module, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """All that an adapter adds here as one set of prompts: keys and values [G, S, D], gates [H] in fp32.
 
         With the images of one row at hand (`images`), each is a set of prompts, and S is all of them. None where the
         adapter adds nothing here.
         """
         images = self.images.get(adapter_name)
-        if images is not None:
-            k_BGSD, v_BHSD, _ = self._prompt_sets(adapter_name, module, images, 1, dtype)
-            return k_BGSD[0], v_BHSD[0]
-        return self.keys_values(adapter_name, module, dtype) if adapter_name in self.prompt else None
+        if images is None and adapter_name not in self.prompt:
+            return None
+        nothing_BNC = torch.zeros(1, 1, self.width, device=self.device)
+        tokens_BNC = nothing_BNC if images is None else images.tokens().to(self.device)
+        k_GSD, v_GSD = self._sets(adapter_name, module, tokens_BNC, dtype)
+        return k_GSD.to(dtype), v_GSD.to(dtype), self.effective_gate(adapter_name).float().expand(self.num_heads)
 
     def contribution(
         self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None = None

@@ -148,7 +148,7 @@ class ZeroInitModel(RowTuner):
     @torch.no_grad()
     def written_out(
         self, adapter_name: str, dtype: torch.dtype, image_features: Tensor | None = None
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """What an adapter adds to attention, for whoever batches requests without this model's `forward` (serving).
 
         Args:
@@ -157,7 +157,7 @@ class ZeroInitModel(RowTuner):
             image_features: [n, F], the images of one request.
 
         Returns:
-            By the full name of the attention module keys [G, S, D] and gated values [H, S, D].
+            By the full name of the attention module keys and values [G, S, D] and gates [H].
         """
         self._look(None if image_features is None else [image_features], None)
         try:
