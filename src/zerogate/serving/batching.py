@@ -19,6 +19,7 @@ import queue
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -261,6 +262,7 @@ class Batch:
         """Take a request out. From the next step on it is in none."""
         self.scheduler.set_request_cancellation(request_id)
 
+    @torch.inference_mode()
     def step(self) -> bool:
         """Run one step; False where there is nothing to do. Whatever goes wrong fails the requests it concerns."""
         try:
