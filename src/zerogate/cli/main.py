@@ -39,6 +39,7 @@ COMMANDS = (
     "chat",
     "generate",
     "predict",
+    "serve",
     "eval",
     "score",
     "judge",

@@ -122,6 +122,22 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             self.held[key] = make()
         return self.held[key]
 
+    def written_out(
+        self, adapter_name: str, module: nn.Module, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """All that an adapter adds here as one set of prompts: keys and values [G, S, D], gates [H] in fp32.
+
+        With the images of one row at hand (`images`), each is a set of prompts, and S is all of them. None where the
+        adapter adds nothing here.
+        """
+        images = self.images.get(adapter_name)
+        if images is None and adapter_name not in self.prompt:
+            return None
+        nothing_BNC = torch.zeros(1, 1, self.width, device=self.device)
+        tokens_BNC = nothing_BNC if images is None else images.tokens().to(self.device)
+        k_GSD, v_GSD = self._sets(adapter_name, module, tokens_BNC, dtype)
+        return k_GSD.to(dtype), v_GSD.to(dtype), self.effective_gate(adapter_name).float().expand(self.num_heads)
+
     def contribution(
         self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None = None
     ) -> Tensor | None:

@@ -150,6 +150,33 @@ class ZeroInitModel(RowTuner):
             for layer in layers:
                 layer.held = None
 
+    @torch.no_grad()
+    def written_out(
+        self, adapter_name: str, dtype: torch.dtype, image_features: Tensor | None = None
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """What an adapter adds to attention, for whoever batches requests without this model's `forward` (serving).
+
+        Args:
+            adapter_name: the active adapter.
+            dtype: of the queries that will meet it.
+            image_features: [n, F], the images of one request.
+
+        Returns:
+            By the full name of the attention module keys and values [G, S, D] and gates [H].
+        """
+        self._look(None if image_features is None else [image_features], None)
+        try:
+            found = {}
+            for name, module in self.model.named_modules():
+                layer = module._modules.get(CHILD)
+                if isinstance(layer, ZeroInitLayer):
+                    written = layer.written_out(adapter_name, module, dtype)
+                    if written is not None:
+                        found[name] = written
+            return found
+        finally:
+            self._look(None, None)
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attaches an adapter; then arms the check of the seam and moves the cut to the lowest adapted layer."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
