@@ -39,3 +39,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _shared_data() -> Callable[[str], Path]:
     """`shared_data`, for tests that take it as a fixture."""
     return shared_data
+
+
+# Files whose tests take minutes: begun first, or one worker would end with them while the others are done.
+_LONG = ("test_processes.py", "test_commands.py", "test_mixed_batch.py", "test_runs.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all else in its order."""
+    items.sort(key=lambda item: item.path.name not in _LONG)

@@ -37,6 +37,29 @@ def assert_fresh(family: Family, model: PeftModel, reference: nn.Module | None =
     torch.testing.assert_close(both_passes(family, model), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2"])
+def test_a_sequence_goes_on_with_what_it_began_with(name: str) -> None:
+    """What raises a version is seen at the next token; an edit through `.data` by the next sequence."""
+    family = BY_NAME[name]
+    model = attach(family)
+    ids_BT = torch.randint(3, 30, (2, 6), generator=torch.Generator().manual_seed(0))
+
+    def last(past: object = None) -> tuple[Tensor, object]:
+        given = ids_BT if past is None else ids_BT[:, -1:]
+        with torch.inference_mode():
+            out = model(input_ids=given, past_key_values=past, use_cache=True)
+        return out.logits[:, -1], out.past_key_values
+
+    for change in (in_place, replaced_data, replaced_parameters, through_data):
+        before = last()[0]
+        unchanged = last(last()[1])[0]
+        past = last()[1]
+        change(model)
+        after = last(past)[0]
+        assert torch.equal(after, unchanged) == (change is through_data), change.__name__
+        assert not torch.equal(last()[0], before), change.__name__
+
+
 def in_place(model: PeftModel) -> None:
     with torch.no_grad():
         for parameter in adapter_parameters(model).values():

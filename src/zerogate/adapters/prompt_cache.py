@@ -118,16 +118,23 @@ class PromptCache:
         dtype: torch.dtype,
         projections: list[nn.Module],
         compute: Compute,
+        goes_on: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of `compute(prompt_KC, gate)`, remembered where that is sound.
 
         Args:
             projections: The modules that `compute` passes the prompt through. Where one of them is being trained (or
                 the call is being compiled) nothing is remembered and autograd sees everything.
+            goes_on: A sequence goes on from a pass that looked at everything. Its keys and values were made with what
+                held then; only versions are looked at, not numbers or projections.
         """
         parameters = [prompt_KC] if gate is None else [prompt_KC, gate]
         if torch.compiler.is_compiling():
             return compute(prompt_KC, gate)
+        if goes_on and not torch.is_grad_enabled() and (known := self._entries.get(adapter_name)) is not None:
+            states = (dtype, _autocast(prompt_KC.device), _steps, *map(_state, parameters))
+            if known.key[: len(states)] == states:
+                return known.k.detach(), known.v.detach()
         frozen = [p for module in projections for p in _parameters_of(module)]
         if torch.is_grad_enabled() and any(p.requires_grad for p in frozen):
             return compute(prompt_KC, gate)

@@ -42,6 +42,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         self.configs: dict[str, ZeroInitConfig] = {}
         self.images: dict[str, Images] = {}  # by adapter; set around one forward pass or generation (model.py)
         self.rows: RowAdapters | None = None  # set around one forward pass or generation (model.py)
+        self.goes_on = False  # whether this pass brings one more token of sequences whose others are in a cache
         self.held: dict[Any, Any] | None = None  # set around one generation (model.py), in which nothing changes
         self.reached = False  # whether the seam has ever come by: checked after the first forward pass (model.py)
         self.cache = PromptCache()
@@ -112,7 +113,8 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             v_HKD = v_GKD.repeat_interleave(self.num_heads // v_GKD.shape[0], dim=0).float()
             return k_GKD.to(dtype), (self.effective_gate(adapter_name, gate)[:, None, None] * v_HKD).to(dtype)
 
-        return self.cache.get(adapter_name, prompt_KC, gate, dtype, self.layout.projections(module), compute)
+        frozen = self.layout.projections(module)
+        return self.cache.get(adapter_name, prompt_KC, gate, dtype, frozen, compute, self.goes_on)
 
     def _hold(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives; in a generation made once, so that a token costs no look at what may have changed."""
@@ -280,6 +282,8 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             prompts = self.keys_values(joined, module, query.dtype)
             return join_prompts(fn, module, query, key, value, attention_mask, *prompts, *args, **kwargs)
         out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            self.goes_on = query.shape[2] == 1 < key.shape[2]
         extra_BTHD = self.contribution(module, query, kwargs.get("scaling"), kwargs.get("softcap"))
         return (out_BTHD if extra_BTHD is None else out_BTHD + extra_BTHD), weights
 
