@@ -54,18 +54,38 @@ def prompt_attention(
         mask_BK: Additive mask for rows whose adapter has fewer than K prompts.
 
     Returns:
-        [B, T, H, D], to be added to the attention output before the output projection.
+        [B, T, H, D], to be added to the attention output (`add`) before the output projection. In fp32 where keys and
+        values are given so (`for_tokens`), else in the queries' dtype.
     """
+    q_BHTD = q_BHTD.to(v_HKD.dtype)
     H, G = q_BHTD.shape[1], k_GKD.shape[-3]
-    if softcap is None and _fused_is_faster(q_BHTD, v_HKD):
-        k_HKD = k_GKD if G == H else k_GKD.repeat_interleave(H // G, dim=-3)
-        if q_BHTD.shape[2] == 1 and k_HKD.dim() == 3 and q_BHTD.device.type == "cpu" and q_BHTD.dtype.itemsize == 2:
-            return _one_token(q_BHTD, k_HKD, v_HKD, scaling)
-        mask = None if mask_BK is None else mask_BK[:, None, None, :].to(q_BHTD.dtype)
-        batch = q_BHTD.shape[:1]
-        k_BHKD, v_BHKD = (x if x.dim() == 4 else x.expand(*batch, -1, -1, -1) for x in (k_HKD, v_HKD))
-        return F.scaled_dot_product_attention(q_BHTD, k_BHKD, v_BHKD, mask, scale=scaling).transpose(1, 2)
-    return _written_out(q_BHTD, k_GKD, v_HKD, scaling, softcap, mask_BK)
+    if softcap is not None or not _fused_is_faster(q_BHTD, v_HKD):
+        return _written_out(q_BHTD, k_GKD, v_HKD, scaling, softcap, mask_BK)
+    dtype = q_BHTD.dtype
+    if _in_fp32(q_BHTD):
+        return prompt_attention(q_BHTD, k_GKD.float(), v_HKD.float(), scaling, softcap, mask_BK).to(dtype)
+    k_HKD = k_GKD if G == H else k_GKD.repeat_interleave(H // G, dim=-3)
+    mask = None if mask_BK is None else mask_BK[:, None, None, :].to(v_HKD.dtype)
+    if k_HKD.dim() == 3:
+        k_HKD, v_HKD = (x.expand(q_BHTD.shape[0], -1, -1, -1) for x in (k_HKD, v_HKD))
+    return F.scaled_dot_product_attention(q_BHTD, k_HKD, v_HKD, mask, scale=scaling).transpose(1, 2)
+
+
+def for_tokens(q_BHTD: Tensor, k_GKD: Tensor, v_HKD: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompt keys and gated values in the form that `prompt_attention` is fastest with, for many queries like these.
+
+    Worth keeping while one token after the other is made: what this converts is converted once.
+    """
+    if not (_in_fp32(q_BHTD) and _fused_is_faster(q_BHTD, v_HKD)):
+        return k_GKD, v_HKD
+    return k_GKD.repeat_interleave(v_HKD.shape[-3] // k_GKD.shape[-3], dim=-3).float(), v_HKD.float()
+
+
+def add(out_BTHD: Tensor, extra_BTHD: Tensor) -> Tensor:
+    """The attention output with the prompts' part. Without gradients nothing else needs what `out_BTHD` holds."""
+    if torch.is_grad_enabled():
+        return out_BTHD + extra_BTHD.to(out_BTHD.dtype)
+    return out_BTHD.add_(extra_BTHD)
 
 
 def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
@@ -79,13 +99,9 @@ def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
     return q_BHTD.dtype in (torch.float32, torch.float64) or (not trained and q_BHTD.shape[2] == 1)
 
 
-def _one_token(q_BHTD: Tensor, k_HKD: Tensor, v_HKD: Tensor, scaling: float) -> Tensor:
-    """One token of each row, in half precision on a CPU: all rows of a head at once, in fp32, as so small products in
-    half precision cost several times as much."""
-    q_HBD = q_BHTD.squeeze(2).transpose(0, 1).float()
-    scores_HBK = torch.bmm(q_HBD, (k_HKD.float() * scaling).transpose(1, 2))
-    out_HBD = torch.bmm(scores_HBK.softmax(-1), v_HKD.float())
-    return out_HBD.to(q_BHTD.dtype).transpose(0, 1).unsqueeze(1)
+def _in_fp32(q_BHTD: Tensor) -> bool:
+    """One token of each row in half precision, on a CPU: so small products take twice as long there as in fp32."""
+    return q_BHTD.shape[2] == 1 and q_BHTD.device.type == "cpu" and q_BHTD.dtype.itemsize == 2
 
 
 def _written_out(

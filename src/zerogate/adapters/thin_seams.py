@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .attention import CHILD
+from .attention import CHILD, add
 
 if TYPE_CHECKING:
     from .layouts import Layout
@@ -84,7 +84,7 @@ class _Between:
             q_BHTD, _k = apply_rotary_pos_emb(q_BHTD, q_BHTD, *positions)
         layer: Any = self.module._modules[CHILD]
         extra_BTHD = layer.contribution(self.module, q_BHTD, attrgetter(self.scaling)(self.module))
-        return args if extra_BTHD is None else (args[0] + extra_BTHD.flatten(2), *args[1:])
+        return args if extra_BTHD is None else (add(args[0], extra_BTHD.flatten(2)), *args[1:])
 
     def remove(self) -> None:
         for handle in self.handles:

@@ -14,7 +14,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..attention import AttentionFunction, join_prompts, prompt_attention
+from ..attention import AttentionFunction, add, for_tokens, join_prompts, prompt_attention
 from ..bank import RowAdapters, Stacked, stack_prompts
 from ..layouts import Layout
 from ..prompt_cache import PromptCache
@@ -168,7 +168,9 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             k_BGSD, v_BHSD, mask_BS = self._prompt_sets(name, module, images, q_BHTD.shape[0], q_BHTD.dtype)
             return prompt_attention(q_BHTD, k_BGSD, v_BHSD, scaling, softcap, mask_BS)
         dtype = q_BHTD.dtype
-        k_GKD, v_HKD = self._hold((name, dtype), lambda: self.keys_values(name, module, dtype))
+        k_GKD, v_HKD = self._hold(
+            (name, dtype, q_BHTD.shape[2] == 1), lambda: for_tokens(q_BHTD, *self.keys_values(name, module, dtype))
+        )
         extra_BTHD = prompt_attention(q_BHTD, k_GKD, v_HKD, scaling, softcap)
         return extra_BTHD if images is None else extra_BTHD + self._seen(name, module, images, q_BHTD, scaling)
 
@@ -251,9 +253,11 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             dtype = q_BHTD.dtype
 
             def stack() -> Stacked:
-                return stack_prompts(rows, batch, {name: self.keys_values(name, module, dtype) for name in prompting})
+                own = {name: self.keys_values(name, module, dtype) for name in prompting}
+                k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, own)
+                return *for_tokens(q_BHTD, k_BGKD, v_BHKD), mask_BK
 
-            k_BGKD, v_BHKD, mask_BK = self._hold((batch, dtype), stack)
+            k_BGKD, v_BHKD, mask_BK = self._hold((batch, dtype, q_BHTD.shape[2] == 1), stack)
             total = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
             for name in [
                 name for name in prompting if name in seeing
@@ -285,7 +289,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         if not torch.compiler.is_compiling():
             self.goes_on = query.shape[2] == 1 < key.shape[2]
         extra_BTHD = self.contribution(module, query, kwargs.get("scaling"), kwargs.get("softcap"))
-        return (out_BTHD if extra_BTHD is None else out_BTHD + extra_BTHD), weights
+        return (out_BTHD if extra_BTHD is None else add(out_BTHD, extra_BTHD)), weights
 
     def _vanilla(self) -> str | None:
         """The active adapter whose prompts join the text's own softmax, if there is one."""
