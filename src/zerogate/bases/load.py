@@ -11,17 +11,17 @@ unless the caller allows pickles, and then only through `torch.load(weights_only
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zerogate.bases.quantize import Quantization, quantization_config
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_base(
     *,
     dtype: str | None = None,
     device: str | None = None,
-    quantization: Literal["nf4", "int8"] | None = None,
+    quantization: Quantization | None = None,
     attn_implementation: str | None = None,
     allow_pickle: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -71,7 +71,7 @@ def load_base(
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (also None): the one its weights were saved in.
         device: a torch device such as `cpu` or `cuda:0`, or `auto` to spread over all; None: the first GPU, else the
             CPU.
-        quantization: `nf4` (4-bit) or `int8`, through bitsandbytes.
+        quantization: `nf4` (4-bit), `int8`, `torchao-int8`, `torchao-fp8` (`quantize.py`).
         attn_implementation: `sdpa`, `eager`, `flex_attention`, `flash_attention_2`; None leaves it to transformers.
         allow_pickle: also read pickled weights (`pytorch_model.bin`), with `weights_only=True`.
 
@@ -99,7 +99,7 @@ def load_base(
         "output_loading_info": True,
     }
     if quantization is not None:
-        options["quantization_config"] = _quantization(quantization, dtype)
+        options["quantization_config"] = quantization_config(quantization, dtype)
     # transformers reports missing tensors as a table of warnings; the check below makes one message of them instead.
     # Its bar stays for what comes from the Hub, where it is the download's.
     loading_log = logging.getLogger("transformers.modeling_utils")
@@ -251,23 +251,6 @@ def _device_map(device: str | None) -> str | dict[str, str] | None:
         raise UserError(f"device {device!r} was asked for, but torch sees no CUDA device here; use cpu")
     # Without a map the weights simply stay on the CPU; with one transformers brings accelerate's placement into play.
     return None if kind == "cpu" else {"": device}
-
-
-def _quantization(kind: str, dtype: str) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if kind not in ("nf4", "int8"):
-        raise UserError(f"unknown quantization {kind!r}; choose nf4 or int8")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"quantization {kind!r} needs bitsandbytes, which is not installed: pip install 'zerogate[quant]'"
-        )
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
 
 
 def _first_lines(error: BaseException) -> str:

@@ -42,8 +42,11 @@ Device = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or auto. By default the first GPU, else the CPU."),
 ]
+# As in zerogate.bases.quantize, which takes seconds to import.
+Quantized = Literal["nf4", "int8", "torchao-int8", "torchao-fp8"]
 Quantization = Annotated[
-    Literal["nf4", "int8"] | None, typer.Option(help="Load the base in 4 or 8 bits (needs bitsandbytes).")
+    Quantized | None,
+    typer.Option(help="Load the base in 4 bits (nf4) or 8 (the others); needs bitsandbytes or torchao."),
 ]
 AllowPickle = Annotated[
     bool,
@@ -97,7 +100,7 @@ def load_engine(
     adapters: dict[str, Path],
     dtype: str,
     device: str | None,
-    quantization: Literal["nf4", "int8"] | None,
+    quantization: Quantized | None,
     allow_pickle: bool,
 ) -> tuple[Engine, str]:
     """Load the base (the named one, else the adapters' own) with its adapters; returns the engine and the base's name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -123,7 +123,7 @@ def serve(
 
 
 def _options(
-    dtype: str, device: str | None, quantization: Literal["nf4", "int8"] | None, allow_pickle: bool
+    dtype: str, device: str | None, quantization: options.Quantized | None, allow_pickle: bool
 ) -> dict[str, object]:
     return {"dtype": dtype, "device": device, "quantization": quantization, "allow_pickle": allow_pickle}
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from zerogate.bases.quantize import Quantization
 from zerogate.data.section import DataSection
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -35,14 +36,14 @@ class BaseSection(Section):
     Attributes:
         name: a Hub id, a folder, or `pocket` for the embedded base.
         dtype: of the frozen weights; `auto` takes the checkpoint's. What is trained is fp32 whatever this says.
-        quantization: load the base in 4 (`nf4`) or 8 bits (`int8`).
+        quantization: load the base in 4 (`nf4`) or 8 bits (`int8`, `torchao-int8`, `torchao-fp8`).
         attn_implementation: transformers' name, such as `sdpa` or `flash_attention_2`; its own choice by default.
         device: such as `cpu` or `cuda:0`; by default the best there is.
     """
 
     name: str
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
-    quantization: Literal["nf4", "int8"] | None = None
+    quantization: Quantization | None = None
     attn_implementation: str | None = None
     device: str | None = None
 
