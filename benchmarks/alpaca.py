@@ -12,6 +12,7 @@ step over `--sequences` of them. Throughput counts real tokens, never padding. W
     official    every sequence padded to 512, logits and loss at every position (the authors' script)
     TRL         batches in random order padded to their longest, logits at every position (SFTTrainer's defaults)
     ours        batches of like length, logits at the learned positions only
+    packed      ours, with whole sequences side by side in rows of 512, which do not see each other
     lora, full  ours, with PEFT's LoRA (rank 8, q and v) or all weights in place of zero-init
     bound       ours, with nothing trained: gradients flow back through the adapted layers to nothing
 
@@ -95,6 +96,33 @@ def batches_of(lengths: Lengths, size: int, grouped: bool, vocabulary: int, devi
     return made
 
 
+def packed(batches: list[dict[str, Tensor]], rows: int) -> list[dict[str, Tensor]]:
+    """The same sequences side by side in rows of 512, so many rows to a batch; each begins at position 0 again.
+
+    transformers finds the borders in the positions and masks what lies across. One sequence more fills a row up.
+    """
+    found = []
+    for batch in batches:
+        for ids_T, mask_T, labels_T in zip(*(batch[n] for n in ("input_ids", "attention_mask", "labels")), strict=True):
+            found.append((ids_T[mask_T.bool()], labels_T[mask_T.bool()]))
+    bins: list[list[tuple[Tensor, Tensor]]] = []
+    for one in sorted(found, key=lambda pair: -len(pair[0])):
+        place = next((b for b in bins if sum(len(ids) for ids, _ in b) + len(one[0]) <= LONGEST), None)
+        bins.append([one]) if place is None else place.append(one)
+    made = []
+    for at in range(0, len(bins), rows):
+        columns: dict[str, list[Tensor]] = {"input_ids": [], "labels": [], "position_ids": []}
+        for row in bins[at : at + rows]:
+            rest = LONGEST - sum(len(ids) for ids, _ in row)
+            filler = [(row[0][0].new_zeros(rest), row[0][1].new_full((rest,), -100))] if rest else []
+            whole = row + filler
+            columns["input_ids"].append(torch.cat([ids for ids, _ in whole]))
+            columns["labels"].append(torch.cat([labels for _, labels in whole]))
+            columns["position_ids"].append(torch.cat([torch.arange(len(ids), device=ids.device) for ids, _ in whole]))
+        made.append({name: torch.stack(column) for name, column in columns.items()})
+    return made
+
+
 def padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """A batch at the full length."""
     fills = {"input_ids": 0, "attention_mask": 0, "labels": -100}
@@ -148,6 +176,11 @@ def make(way: str, arguments: argparse.Namespace, lengths: Lengths) -> Turn:
     if way == "official":
         batches = [padded(batch) for batch in batches]
     head = output_head(model)
+    if way == "packed":
+        separate, batches = batches, packed(batches, max(1, arguments.micro_batch // 4))
+        with torch.no_grad():  # they do not see each other: the loss is that of each by itself
+            losses = [sum(summed_loss(model, head, b)[0].item() for b in those) for those in (separate, batches)]
+        assert abs(losses[0] / losses[1] - 1) < 2e-3, losses
     return step(model, batches, (lambda m, b: summed_loss(m, head, b)) if ours else everywhere)
 
 
@@ -173,7 +206,7 @@ def main() -> None:
     add = parser.add_argument
     shared = Path(__file__).resolve().parents[2] / "shared/data"
     add("--shape", choices=SHAPES, default="small", help="of the base (default: %(default)s)")
-    add("--only", nargs="+", choices=["official", "TRL", "ours", "lora", "full", "bound"],
+    add("--only", nargs="+", choices=["official", "TRL", "ours", "packed", "lora", "full", "bound"],
         default=["official", "TRL", "ours", "lora", "bound"])  # fmt: skip
     add("--sequences", type=int, help="in an optimiser step (default: 64, quick: 8)")
     add("--micro-batch", type=int, help="sequences per forward pass (default: 8, quick: 4)")

@@ -158,3 +158,28 @@ def test_held_out_loss_does_not_depend_on_batching_and_sees_the_adapter() -> Non
     assert abs(after.loss - before.loss) > 1e-3
     with model.disable_adapter():
         assert held_out_loss(model, encoded, pad_token_id=0).loss == pytest.approx(before.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_sequences_never_see_each_other(attention: str) -> None:
+    """Three side by side give the loss and the gradients of the three by themselves, prompts included."""
+    torch.manual_seed(0)
+    base = llama()
+    base.set_attn_implementation(attention)
+    model = get_peft_model(base, ZeroInitConfig(prompt_length=3)).eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_()
+    head = output_head(model)
+    parts = [torch.randint(3, V, (1, length)) for length in (4, 7, 5)]
+    alone = [summed_loss(model, head, {"input_ids": p, "attention_mask": p > 0, "labels": p})[0] for p in parts]
+    wanted = torch.autograd.grad(sum(alone), trained)
+    whole = torch.cat(parts, dim=1)
+    labels = torch.cat([torch.where(torch.arange(p.shape[1]) == 0, -100, p) for p in parts], dim=1)
+    places = torch.cat([torch.arange(p.shape[1]) for p in parts])[None]
+    total, count = summed_loss(model, head, {"input_ids": whole, "labels": labels, "position_ids": places})
+    assert count == 3 + 6 + 4
+    torch.testing.assert_close(total, sum(alone))
+    for got, own in zip(torch.autograd.grad(total, trained), wanted, strict=True):
+        torch.testing.assert_close(got, own, rtol=1e-4, atol=1e-5)

@@ -28,7 +28,8 @@ def learned_logits(model: nn.Module, head: nn.Module, batch: dict[str, Tensor]) 
         model: a causal language model, possibly wrapped by PEFT or DDP.
         head: its output embeddings, the module that turns hidden states into logits.
         batch: `input_ids`, `attention_mask` and `labels`, each [B, T]; labels are not shifted, -100 is not learned.
-            With images also `image_features` and `image_mask`, for an adapter that takes them.
+            Packed sequences have `position_ids` in place of the mask. With images also `image_features` and
+            `image_mask`, for an adapter that takes them.
 
     Returns:
         logits_SV of the S learned positions, in the model's dtype, and their targets_S, int64.
@@ -116,10 +117,8 @@ def _narrowed(head: nn.Module, learned_BT: Tensor, whole: bool) -> Iterator[list
 
 
 def _forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    images = {name: batch[name] for name in ("image_features", "image_mask") if name in batch}
-    logits: Tensor = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **images
-    ).logits
+    names = ("input_ids", "attention_mask", "position_ids", "image_features", "image_mask")
+    logits: Tensor = model(**{name: batch[name] for name in names if name in batch}, use_cache=False).logits
     return logits
 
 
