@@ -51,6 +51,7 @@ def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: boo
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,  # nothing changes them; gradients are all that is exchanged
             gradient_checkpointing=train.gradient_checkpointing,
+            torch_compile=train.compile,
             # Measurements and checkpoints are asked for by Flow, once each.
             eval_strategy="no",
             save_strategy="no",

@@ -70,6 +70,7 @@ class TrainSection(Section):
         group_by_length: put sequences of like length in a batch, so that little is padding.
         joint: records with images train what lets images in, records without train the rest, in batches of their own.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        compile: torch.compile the model: minutes at the start (a C++ compiler is needed on a CPU), faster steps.
         evaluate_every: measure the held-out loss every so many steps, or every `epoch`. The end is always measured.
         save_every: write a checkpoint every so many steps, or every `epoch`.
         keep_checkpoints: how many of them to keep.
@@ -93,6 +94,7 @@ class TrainSection(Section):
     group_by_length: bool = True
     joint: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
     evaluate_every: Often = "epoch"
     save_every: Often = "epoch"
     keep_checkpoints: PositiveInt = 2
