@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +23,8 @@ zerogate serve
 zerogate serve --base pocket --adapters runs
 
 zerogate serve -a fox=runs/fox -a sums=runs/sums --port 8080
+
+zerogate serve --adapters runs --ui     (then open http://127.0.0.1:8000/ui)
 
 ZEROGATE_API_KEY=secret zerogate serve --adapters runs --host 0.0.0.0
 
@@ -71,6 +74,18 @@ def serve(
     farewell: Annotated[
         int, typer.Option(min=0, help="Seconds that answers get to finish on Ctrl-C or SIGTERM.")
     ] = 120,
+    ui: Annotated[bool, typer.Option("--ui", help="Also serve a web page at /ui: chat, arena, gates, tables.")] = False,
+    tables: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="With --ui: show what `zerogate compare` wrote here, or below it."),
+    ] = None,
+    persona: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="With --ui: a persona of yours, a YAML file.")
+    ] = None,
+    ui_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --ui: where votes, presets and personas are kept."),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
     quantization: options.Quantization = None,
@@ -84,6 +99,11 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"`zerogate serve` needs {', '.join(missing)}: pip install 'zerogate[serve]'")
+    if ui and importlib.util.find_spec("gradio") is None:
+        raise UserError("`zerogate serve --ui` needs gradio: pip install 'zerogate[serve,ui]'")
+    for name, given in (("--tables", tables), ("--persona", persona), ("--ui-folder", ui_folder)):
+        if given and not ui:
+            raise UserError(f"{name} is for the web page: add --ui")
     sizes = {"--cache-memory": cache_memory, "--adapter-memory": adapter_memory, "--max-body": max_body}
     for name, size in sizes.items():
         if size is not None and not 0 < size < 2**20:
@@ -112,6 +132,7 @@ def serve(
         limits=Limits(body=int(max_body * 2**20), answer=timeout, images=max_images),
         keys=keys,
         origins=cors or [],
+        gated=("/ui",) if ui else (),
         farewell=farewell,
     )
     from rich.console import Console
@@ -119,7 +140,13 @@ def serve(
     with server.open_socket(host, port) as sock:
         with Console(stderr=True).status("Loading ..."):
             service, app = server.build(settings)
-        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys)))
+            if ui:
+                from zerogate.page.mount import PageSettings, mount_page
+
+                folder = (ui_folder or _state_folder()).expanduser()
+                page = PageSettings(folder, persona or [], tables or [], keys, settings.limits)
+                mount_page(app, service, page)
+        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys), ui))
 
 
 def _options(
@@ -144,13 +171,18 @@ def _base_of(adapters: Path | None) -> str:
     return found.most_common(1)[0][0] if found else "pocket"
 
 
-def _tell(service: Service, url: str, host: str, keyed: bool) -> None:
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "zerogate" / "page"
+
+
+def _tell(service: Service, url: str, host: str, keyed: bool, ui: bool) -> None:
     """What someone who has just started a server wants to know."""
     entries = list(service.pool.entries.values())
     broken = [entry for entry in entries if entry.problem]
     models = service.models()
     shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
-    print(f"zerogate serves {shown}\n\n  {url}/v1        (what there is: {url}/docs)\n")
+    page = f"\n  {url}/ui        the page" if ui else ""
+    print(f"zerogate serves {shown}\n{page}\n  {url}/v1        (what there is: {url}/docs)\n")
     example = models[1] if len(models) > 1 else models[0]
     key = ' -H "Authorization: Bearer $ZEROGATE_API_KEY"' if keyed else ""
     body = f'{{"model": "{example}", "messages": [{{"role": "user", "content": "Where does the fox live?"}}]}}'

@@ -31,10 +31,18 @@ class Guard:
         keys: any of these opens; none of them means that no key is asked for.
         most_bytes: of a body.
         patience: seconds that a body may take to arrive.
+        gated: beginnings of paths that ask for the key themselves.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = (), most_bytes: int = 2**24, patience: float = 30.0) -> None:
-        self.app, self.most_bytes, self.patience = app, most_bytes, patience
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str] = (),
+        most_bytes: int = 2**24,
+        patience: float = 30.0,
+        gated: Sequence[str] = (),
+    ) -> None:
+        self.app, self.most_bytes, self.patience, self.gated = app, most_bytes, patience, gated
         self.keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +77,8 @@ class Guard:
             await self._read_off(receive)
             raise self._too_large()
         if not self.keys or path in OPEN or method == "OPTIONS":
+            return
+        if any(path == place or path.startswith(f"{place}/") for place in self.gated):
             return
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, and in constant time: how long it takes tells nothing.
