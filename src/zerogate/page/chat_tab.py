@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,7 @@ def chat_tab(parts: Parts, blocks: gr.Blocks) -> None:
     shown = [chat, box, note, bars.seed]
     settings = [model, persona, *bars.all]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    events = [
+    events: list[Any] = [
         box.submit(answering.say, [said, box, *settings], shown, **quiet),
         chat.retry(answering.again, [said, *settings], shown, **quiet),
         chat.edit(answering.edit, [said, *settings], shown, **quiet),
@@ -209,15 +209,15 @@ def chat_tab(parts: Parts, blocks: gr.Blocks) -> None:
     rescan.click(look_again, model, [model, note], **quiet)
     model.focus(lambda chosen: fresh(parts, chosen), model, model, **quiet)
     blocks.load(
-        lambda: [gr.update(choices=menu(service)), *(gr.update(choices=list(c())) for c in _menus(parts))],
+        lambda: [*(gr.update(choices=choices) for choices in _menus(parts)), notice(found(parts))],
         None,
-        [model, persona, preset],
+        [model, persona, preset, note],
         **quiet,
     )
 
 
-def _menus(parts: Parts) -> list[Callable[[], Any]]:
-    return [parts.people.places, parts.presets.all]
+def _menus(parts: Parts) -> list[list[Any]]:
+    return [menu(parts.service), list(parts.people.places()), list(parts.presets.all())]
 
 
 def fresh(parts: Parts, chosen: str) -> Any:
