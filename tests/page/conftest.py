@@ -21,7 +21,6 @@ from zerogate import ZeroInitConfig
 from zerogate.bases import load_base
 from zerogate.vision.encoder import load_encoder
 
-
 BRIEF = """
 name: brief
 greeting: Ask away.

@@ -1,4 +1,4 @@
-"""The page in a real browser, before a real server: what a visitor does, and that nothing leaves the server's address."""
+"""The page in a real browser, before a real server: what a visitor does, and that nothing leaves the server."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ class Bout:
         exchanges: the question with the answer of each.
         hidden: whether names are shown with the vote only.
         settings: sampling, as the vote's line has it.
-        running: answers are on their way; `open`: both are there, and no vote is.
+        running: answers are on their way; `stopping`: they are to end where they are.
+        open: both answers are there, and no vote is.
     """
 
     models: tuple[str, str] = ("", "")
@@ -50,6 +51,7 @@ class Bout:
     hidden: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     running: bool = False
+    stopping: bool = False
     open: bool = False
 
     def panes(self, named: bool) -> list[Any]:
@@ -95,8 +97,8 @@ def arena_tab(parts: Parts, blocks: gr.Blocks) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     fight = _Fight(parts)
     shown = [*panes, box, note, *buttons.values()]
-    asked = box.submit(fight.ask, [bout, box, one, other, preset, hidden], shown, **quiet)
-    box.stop(fight.stopped, bout, shown, cancels=[asked], **quiet)
+    box.submit(fight.ask, [bout, box, one, other, preset, hidden], shown, **quiet)
+    box.stop(fight.stop, bout, None, **quiet)
     for vote, button in buttons.items():
         button.click(fight.voter(vote), bout, [*shown, tally], **quiet)
     for menu_ in (one, other):
@@ -134,7 +136,7 @@ class _Fight:
         models = (one, other)
         if hidden:  # otherwise the order of the menus would give them away
             models = (one, other) if random.SystemRandom().random() < 0.5 else (other, one)
-        bout.models, bout.hidden, bout.running, bout.open = models, hidden, True, False
+        bout.models, bout.hidden, bout.running, bout.open, bout.stopping = models, hidden, True, False, False
         bout.exchanges = (Exchange(text, images=images), Exchange(text, images=images))
         service, limits = self.parts.service, self.parts.settings.limits
         try:
@@ -146,12 +148,12 @@ class _Fight:
             for model, exchange in zip(models, bout.exchanges, strict=True):
                 found, _ = await question(service, model, nobody, [exchange], sampling, limits.images)
                 asks.append(found)
-            async with aclosing(follow(service, asks, limits.answer)) as news:
+            async with aclosing(follow(service, asks, limits.answer, lambda: bout.stopping)) as news:
                 async for both in news:
                     self._take(bout, both)
                     yield [*bout.panes(not hidden), *[gr.skip()] * (2 + len(_WORDS))]
-            bout.open = True
-            yield self._all(bout, _open(), "Which is better?")
+            bout.open = not bout.stopping
+            yield self._all(bout, _open(), "Which is better?" if bout.open else "Stopped. Ask again to vote.")
         except (ApiError, UserError) as error:
             text = trouble(error)
             if hidden:  # an error names the model
@@ -166,10 +168,9 @@ class _Fight:
         for exchange, progress in zip(bout.exchanges, both, strict=True):
             exchange.assistant = progress.text
 
-    def stopped(self, bout: Bout) -> list[Any]:
-        """Stop was pressed: there is nothing to vote on."""
-        bout.running = bout.open = False
-        return self._all(bout, _open(), "Stopped. Ask again to vote.")
+    def stop(self, bout: Bout) -> None:
+        """Stop was pressed: the answers end where they are, and there is nothing to vote on."""
+        bout.stopping = True
 
     def voter(self, vote: Vote) -> Any:
         """What a button does."""

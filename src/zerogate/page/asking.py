@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,7 +99,9 @@ async def question(
     return replace(ask, sampling=ask.sampling.updated({"max_new_tokens": room})), dropped + low
 
 
-async def follow(service: Service, asks: Sequence[Ask], limit: float) -> AsyncGenerator[list[Progress], None]:
+async def follow(
+    service: Service, asks: Sequence[Ask], limit: float, stopped: Callable[[], bool]
+) -> AsyncGenerator[list[Progress], None]:
     """Ask all at once, and tell how far each answer is until all are whole.
 
     Whoever stops listening stops the answers.
@@ -108,6 +110,7 @@ async def follow(service: Service, asks: Sequence[Ask], limit: float) -> AsyncGe
         service: who answers.
         asks: one or several questions.
         limit: seconds that the answers may take.
+        stopped: whether the visitor wants no more of them; looked at with every look for news.
 
     Raises:
         ApiError: one cannot be answered; the others are stopped.
@@ -122,6 +125,8 @@ async def follow(service: Service, asks: Sequence[Ask], limit: float) -> AsyncGe
         told = time.monotonic()
         while not all(progress.finish for progress in found):
             await asyncio.sleep(LOOK)
+            if stopped():
+                return
             now, news = time.monotonic(), False
             if now > end:
                 outcome = "timeout"

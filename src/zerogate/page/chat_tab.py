@@ -145,14 +145,12 @@ def chat_tab(parts: Parts, blocks: gr.Blocks) -> None:
     shown = [chat, box, note, bars.seed]
     settings = [model, persona, *bars.all]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    events: list[Any] = [
-        box.submit(answering.say, [said, box, *settings], shown, **quiet),
-        chat.retry(answering.again, [said, *settings], shown, **quiet),
-        chat.edit(answering.edit, [said, *settings], shown, **quiet),
-    ]
-    box.stop(answering.stopped, [said], shown, cancels=events, **quiet)
+    box.submit(answering.say, [said, box, *settings], shown, **quiet)
+    box.stop(answering.stop, [said], None, **quiet)
+    chat.retry(answering.again, [said, *settings], shown, **quiet)
+    chat.edit(answering.edit, [said, *settings], shown, **quiet)
     chat.undo(answering.undo, [said], shown, **quiet)
-    chat.clear(answering.clear, [said], shown, cancels=events, **quiet)
+    chat.clear(answering.clear, [said], shown, **quiet)
 
     def become(name: str) -> list[Any]:
         try:
@@ -301,13 +299,9 @@ class _Answering:
             async for update in updates:
                 yield update
 
-    def stopped(self, said: Conversation) -> list[Any]:
-        """Stop was pressed; what is there stays."""
-        said.answering = False
-        if said.exchanges and not said.exchanges[-1].assistant:
-            left = said.cut(-1)
-            return [said.messages(), _open({"text": left.user, "files": _files(left)}), notice("Stopped."), gr.skip()]
-        return [said.messages(), _open(), notice("Stopped."), gr.skip()]
+    def stop(self, said: Conversation) -> None:
+        """Stop was pressed: the answer ends where it is."""
+        said.stopping = True
 
     def undo(self, said: Conversation) -> list[Any]:
         """Take the last exchange back, to be written anew."""
@@ -319,7 +313,7 @@ class _Answering:
     def clear(self, said: Conversation) -> list[Any]:
         """Begin anew."""
         said.exchanges.clear()
-        said.answering = False
+        said.stopping = True
         return [[], _open(), notice(""), gr.skip()]
 
     async def _answer(
@@ -334,7 +328,7 @@ class _Answering:
         """Answer the last exchange. If that cannot be done, it goes: `given` is back in the box, or `instead` there."""
         service, limits = self.parts.service, self.parts.settings.limits
         exchange = said.exchanges[-1]
-        said.answering = True
+        said.answering, said.stopping = True, False
         begun = time.monotonic()
         try:
             yield [said.messages(), _busy(), notice(f"{model} is answering ..."), values[-1]]
@@ -342,14 +336,20 @@ class _Answering:
             who = self.parts.people.get(persona)
             ask, forgotten = await question(service, model, who, said.exchanges, sampling, limits.images)
             finish, tokens = "", 0
-            async with aclosing(follow(service, [ask], limits.answer)) as news:
+            async with aclosing(follow(service, [ask], limits.answer, lambda: said.stopping)) as news:
                 async for (progress,) in news:
                     exchange.assistant, tokens = progress.text, progress.tokens
                     finish = progress.finish or ""
                     yield [said.messages(), gr.skip(), gr.skip(), gr.skip()]
+            if said.stopping and not exchange.assistant and exchange in said.exchanges:
+                said.exchanges[-1:] = [instead] if instead is not None else []
+                yield [said.messages(), _open(given), notice("Stopped."), gr.skip()]
+                return
             seconds = time.monotonic() - begun
             parts = [f"{model}: {tokens} tokens in {seconds:.1f} s"]
-            if not exchange.assistant:
+            if said.stopping:
+                parts = [f"Stopped. {parts[0]}"]
+            elif not exchange.assistant:
                 parts.append("it had nothing to say")
             if finish == "length":
                 parts.append("cut at the length limit")
@@ -359,11 +359,11 @@ class _Answering:
                 parts.append("answered without a look at the pictures: this adapter takes none")
             yield [said.messages(), _open(), notice("; ".join(parts) + "."), gr.skip()]
         except (ApiError, UserError) as error:
-            if not exchange.assistant:
+            if not exchange.assistant and exchange in said.exchanges:
                 said.exchanges[-1:] = [instead] if instead is not None else []
             yield [said.messages(), _open(given), trouble(error), gr.skip()]
         finally:
-            said.answering = False
+            said.answering = said.stopping = False
 
 
 def _files(exchange: Exchange) -> list[str]:

@@ -17,10 +17,12 @@ class Conversation:
     Attributes:
         exchanges: questions and answers, oldest first.
         answering: an answer is on its way, and nothing else may be asked.
+        stopping: it is to end where it is.
     """
 
     exchanges: list[Exchange] = field(default_factory=list)
     answering: bool = False
+    stopping: bool = False
 
     def messages(self) -> list[dict[str, Any]]:
         """What is shown: images, question, answer, each a message of its own."""

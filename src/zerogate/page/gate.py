@@ -30,7 +30,7 @@ WRONG_KEY_SECONDS = 0.5
 
 PATHS = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(?:static|assets|svelte)/.+"
-    r"|/gradio_api/(?:queue/join|queue/data|cancel|reset|upload|upload_progress|startup-events|info/?"
+    r"|/gradio_api/(?:queue/join|queue/data|upload|upload_progress|startup-events|info/?"
     r"|heartbeat/[A-Za-z0-9_-]+|file=.+)"
 )
 

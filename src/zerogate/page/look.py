@@ -57,7 +57,8 @@ CSS = """
 table.gates, table.facts, table.results, table.tally {
   border-collapse: collapse; font-variant-numeric: tabular-nums; width: auto; margin: .3rem 0 !important; }
 table.gates :is(td, th), table.facts :is(td, th) { border: 0 !important; }
-table.gates td { min-width: 3.3rem; height: 1.9rem; text-align: center; font-size: .8rem; padding: 0 .2rem !important; }
+table.gates td { min-width: 3.3rem; height: 1.9rem; text-align: center; font-size: .8rem; }
+table.gates td { padding: 0 .2rem !important; }
 table.gates.small td { min-width: .7rem; height: .9rem; padding: 0 !important; }
 table.gates th { font-weight: 500; font-size: .8rem; opacity: .75; padding: .1rem .6rem !important; text-align: center; }
 table.gates.small th:not(:first-child):not(.mean) { font-size: 0; padding: 0 !important; }
