@@ -1,4 +1,4 @@
-"""Finds a Chromium for tests of the page, and opens it. Where there is none they are skipped, and say how to get one."""
+"""Finds a Chromium for tests of the page, and opens it. Without one they are skipped, and say how to get one."""
 
 from __future__ import annotations
 

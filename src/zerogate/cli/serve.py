@@ -24,7 +24,7 @@ zerogate serve --base pocket --adapters runs
 
 zerogate serve -a fox=runs/fox -a sums=runs/sums --port 8080
 
-zerogate serve --adapters runs --ui     (then open http://127.0.0.1:8000/ui)
+zerogate serve --demo --ui     (then open http://127.0.0.1:8000/ui)
 
 ZEROGATE_API_KEY=secret zerogate serve --adapters runs --host 0.0.0.0
 
@@ -41,6 +41,9 @@ def serve(
         ),
     ] = None,
     adapter: options.Adapters = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Serve the demo's adapter, runs/demo; it is trained first if need be.")
+    ] = False,
     preload: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Load this adapter at the start and keep it; may be given several times."),
@@ -112,10 +115,21 @@ def serve(
     if adapters is not None and not adapters.is_dir():
         raise UserError(f"the folder of adapters {adapters} does not exist")
     named = options.named_adapters(adapter)
+    if demo:
+        from rich.console import Console
+
+        from zerogate.cli.demo import demo_run
+
+        named.setdefault("demo", demo_run(Console(stderr=True, highlight=False, soft_wrap=True)))
     from zerogate.bases.adapted import base_for
     from zerogate.serving import server
     from zerogate.serving.api import Limits
 
+    gated: tuple[str, ...] = ()
+    if ui:
+        from zerogate.page.mount import GATED, PageSettings, mount_page
+
+        gated = GATED
     settings = server.Settings(
         base=base_for(named, base) if named else base or _base_of(adapters),
         options=_options(dtype, device, quantization, allow_pickle),
@@ -132,7 +146,7 @@ def serve(
         limits=Limits(body=int(max_body * 2**20), answer=timeout, images=max_images),
         keys=keys,
         origins=cors or [],
-        gated=("/ui",) if ui else (),
+        gated=gated,
         farewell=farewell,
     )
     from rich.console import Console
@@ -141,8 +155,6 @@ def serve(
         with Console(stderr=True).status("Loading ..."):
             service, app = server.build(settings)
             if ui:
-                from zerogate.page.mount import PageSettings, mount_page
-
                 folder = (ui_folder or _state_folder()).expanduser()
                 page = PageSettings(folder, persona or [], tables or [], keys, settings.limits)
                 mount_page(app, service, page)

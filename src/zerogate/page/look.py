@@ -20,6 +20,8 @@ def theme() -> Any:
         radius_size="md",
         spacing_size="sm",
     ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color_subdued",
@@ -33,23 +35,21 @@ def theme() -> Any:
     )
 
 
-ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
-    "%3Crect width='16' height='16' rx='4' fill='%230284c7'/%3E"
-    "%3Cpath d='M4.5 4.5h7l-7 7h7' fill='none' stroke='white' stroke-width='1.8'/%3E%3C/svg%3E"
-)
-HEAD = f'<meta name="color-scheme" content="light dark"><link rel="icon" href="{ICON}">'
+HEAD = '<meta name="color-scheme" content="light dark">'
 
 CSS = """
 .gradio-container { max-width: none !important; padding: 0 !important; }
-.gradio-container main.fillable { padding: .5rem 1rem 1rem !important; max-width: none !important; }
+.gradio-container .main.fillable { padding: .2rem 1rem 1rem !important; max-width: none !important; }
 #title { font-size: 1.05rem; font-weight: 650; letter-spacing: .01em; padding: .2rem .3rem; }
 #title small { font-weight: 400; opacity: .7; margin-left: .6rem; }
 #title a { float: right; font-weight: 400; font-size: .9rem; }
-#chat { height: calc(100dvh - 268px) !important; min-height: 280px; }
+.html-container:has(#title) { padding-bottom: 0 !important; }
+#chat { height: calc(100dvh - 272px) !important; min-height: 280px; }
 #left, #right { height: calc(100dvh - 370px) !important; min-height: 200px; }
 .menus { align-items: end; }
 .again { min-width: 2.6rem !important; max-width: 2.6rem; align-self: center; }
+#chat, #left, #right, #box, #arena-box { border: 1px solid var(--border-color-primary) !important; }
+.html-container:has(> .prose > .notice) { padding: .1rem .3rem !important; }
 .notice { min-height: 1.4em; font-size: .9rem; opacity: .85; padding: 0 .3rem; }
 .notice .bad { color: #b3261e; font-weight: 500; }
 .dark .notice .bad { color: #ff8a80; }
@@ -60,7 +60,8 @@ table.gates :is(td, th), table.facts :is(td, th) { border: 0 !important; }
 table.gates td { min-width: 3.3rem; height: 1.9rem; text-align: center; font-size: .8rem; }
 table.gates td { padding: 0 .2rem !important; }
 table.gates.small td { min-width: .7rem; height: .9rem; padding: 0 !important; }
-table.gates th { font-weight: 500; font-size: .8rem; opacity: .75; padding: .1rem .6rem !important; text-align: center; }
+table.gates th { font-weight: 500; font-size: .8rem; opacity: .75; text-align: center; }
+table.gates th { padding: .1rem .6rem !important; }
 table.gates.small th:not(:first-child):not(.mean) { font-size: 0; padding: 0 !important; }
 table.gates td.mean { padding-left: .8rem !important; opacity: .85; }
 table.facts { margin-top: 1rem !important; }
@@ -80,7 +81,7 @@ table.tally .bar { display: inline-block; height: .7rem; background: #0ea5e9; bo
 .pictures figcaption { font-size: .85rem; opacity: .75; }
 footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container main.fillable { padding: .3rem .4rem !important; }
+  .gradio-container .main.fillable { padding: .1rem .4rem .4rem !important; }
   #title small { display: none; }
   .menus { flex-wrap: nowrap !important; overflow-x: auto; gap: .3rem; }
   #left, #right { height: 32dvh !important; }

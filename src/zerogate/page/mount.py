@@ -1,6 +1,6 @@
 """Puts the page under `/ui` of a server's application.
 
-    service, app = server.build(replace(settings, gated=(PREFIX,)))
+    service, app = server.build(replace(settings, gated=GATED))
     mount_page(app, service, PageSettings(keys=settings.keys))
 
 Gradio is imported here, when a page is wanted, and told beforehand to send nothing anywhere and to keep uploads in a
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from zerogate.errors import UserError
 from zerogate.page.gate import PageGate
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from zerogate.serving.service import Service
 
 PREFIX = "/ui"
+GATED = (PREFIX, "/", "/favicon.ico")
+"""What the server's own guard leaves to the page."""
+
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="4" fill="#0284c7"/>'
+    '<path d="M4.5 4.5h7l-7 7h7" fill="none" stroke="#fff" stroke-width="1.8"/></svg>'
+)
 FORGET_SECONDS = 24 * 3600
 """How long an uploaded picture is kept."""
 
@@ -84,7 +91,7 @@ def prepare(service: Service, settings: PageSettings) -> Parts:
 
 
 def mount_page(app: FastAPI, service: Service, settings: PageSettings) -> None:
-    """Add the page to an application that `serving.api.create_app` made, with `PREFIX` among its `gated`.
+    """Add the page to an application that `serving.api.create_app` made, with `GATED` as its `gated`.
 
     Raises:
         UserError: as `prepare`.
@@ -123,6 +130,10 @@ def mount_page(app: FastAPI, service: Service, settings: PageSettings) -> None:
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse(f"{PREFIX}/")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml")
 
 
 def _quiet_gradio() -> None:

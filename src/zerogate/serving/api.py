@@ -85,7 +85,7 @@ def create_app(
         limits: what requests may want.
         keys: any of these is asked for; none: everyone may.
         origins: pages of which sites may call this from a browser (CORS); none by default.
-        gated: beginnings of paths of applications that are mounted later and ask for the key themselves.
+        gated: paths of what is mounted later and asks for the key itself.
     """
     limits = limits or Limits()
 
