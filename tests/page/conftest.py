@@ -5,6 +5,7 @@ What such an adapter says to a question is its own: no other says the same, and 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from live_server import Live, start, stop
 from peft import get_peft_model
 from tiny_eye import make_picture
-from visitor import KEY
+from visitor import CURT, KEY
 
 from zerogate import ZeroInitConfig
 from zerogate.bases import load_base
@@ -65,6 +66,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (table / "results.json").write_text('{"rows": {}, "advice": {"pocket": "Use zero-init, K=10."}}')
 
     make_picture(table / "accuracy.png", "red")
+    (root / "kept").mkdir()
+    (root / "kept" / "presets.json").write_text(json.dumps(CURT))
     make_picture(root / "circle.png", "green")
     return root
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from live_server import Live
 
 KEY = "open-sesame"
+CURT = {"curt": {"temperature": 0, "max_new_tokens": 16}}
 
 
 def api(served: Live, path: str, body: dict[str, Any] | None = None) -> str:
@@ -57,6 +59,14 @@ def send(page: Any, text: str, box: str = "box") -> None:
     """Write something and press Enter."""
     page.fill(f"#{box} textarea", text)
     page.press(f"#{box} textarea", "Enter")
+
+
+def upload(page: Any, file: Path) -> None:
+    """Put a picture into the box, by way of its button."""
+    with page.expect_file_chooser() as chooser:
+        page.click("#box [data-testid=upload-button]")
+    chooser.value.set_files(str(file))
+    page.wait_for_selector("#box .thumbnail-item img")
 
 
 def said(page: Any, place: str = "chat") -> list[str]:

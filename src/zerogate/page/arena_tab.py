@@ -66,7 +66,7 @@ class Bout:
         ]
 
 
-def arena_tab(parts: Parts, blocks: gr.Blocks) -> None:
+def arena_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
     """Lay it out, and say what happens on which event."""
     service = parts.service
     bout = gr.State(Bout())
@@ -101,17 +101,14 @@ def arena_tab(parts: Parts, blocks: gr.Blocks) -> None:
     box.stop(fight.stop, bout, None, **quiet)
     for vote, button in buttons.items():
         button.click(fight.voter(vote), bout, [*shown, tally], **quiet)
-    for menu_ in (one, other):
-        menu_.focus(lambda chosen: fresh(parts, chosen), menu_, menu_, **quiet)
-    blocks.load(
-        lambda: (
-            [gr.update(choices=menu(service))] * 2
-            + [gr.update(choices=list(parts.presets.all())), tally_table(parts.votes)]
-        ),
-        None,
-        [one, other, preset, tally],
-        **quiet,
-    )
+
+    def begin(first: str, second: str, chosen: str) -> list[Any]:
+        presets = list(parts.presets.all())
+        left = chosen if chosen in presets else DEFAULT
+        menus = [fresh(parts, first), fresh(parts, second), gr.update(choices=presets, value=left)]
+        return [*menus, tally_table(parts.votes)]
+
+    gr.on([blocks.load, tab.select], begin, [one, other, preset], [one, other, preset, tally], **quiet)
 
 
 @dataclass

@@ -205,7 +205,6 @@ def chat_tab(parts: Parts, blocks: gr.Blocks) -> None:
         return [fresh(parts, chosen), notice(found(parts))]
 
     rescan.click(look_again, model, [model, note], **quiet)
-    model.focus(lambda chosen: fresh(parts, chosen), model, model, **quiet)
     blocks.load(
         lambda: [*(gr.update(choices=choices) for choices in _menus(parts)), notice(found(parts))],
         None,

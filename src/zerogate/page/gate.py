@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,11 +63,12 @@ class PageGate:
     Args:
         app: what is guarded, mounted at `prefix`.
         prefix: where.
+        events: numbers of the events that the page has.
         keys: any of these opens; with none, everyone may come in.
     """
 
-    def __init__(self, app: ASGIApp, prefix: str, keys: Sequence[str] = ()) -> None:
-        self.app, self.prefix = app, prefix
+    def __init__(self, app: ASGIApp, prefix: str, events: Collection[int], keys: Sequence[str] = ()) -> None:
+        self.app, self.prefix, self.events = app, prefix, events
         self.keys = [key.encode() for key in keys]
         self.secret = secrets.token_bytes(32)
 
@@ -90,8 +91,9 @@ class PageGate:
         answer = await self._refusal(request, path)
         if answer is None and path == "/gradio_api/queue/join" and request.method == "POST":
             body = await request.body()
-            if _names_an_address(body):
-                answer = PlainTextResponse("Nothing is fetched: upload the file.", 400)
+            wrong = _wrong(body, self.events)
+            if wrong:
+                answer = PlainTextResponse(wrong, 400)
             receive = _again(body, receive)
         await (answer or self.app)(scope, receive, sending)
 
@@ -173,21 +175,24 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-def _names_an_address(body: bytes) -> bool:
-    """Whether a file that an event is about is to be fetched from somewhere."""
+def _wrong(body: bytes, events: Collection[int]) -> str:
+    """Why this is no event of the page; empty if it is one."""
     try:
-        waiting = [json.loads(body)]
+        event = json.loads(body)
     except (ValueError, RecursionError):
-        return False  # Gradio answers what that deserves
+        return "The body is not valid JSON."
+    if not isinstance(event, dict) or not isinstance(event.get("data"), list) or event.get("fn_index") not in events:
+        return "The page has no such event."
+    waiting: list[Any] = event["data"]
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
             if isinstance(path := found.get("path"), str) and "://" in path:
-                return True
+                return "Nothing is fetched: upload the file."
             waiting += found.values()
         elif isinstance(found, list):
             waiting += found
-    return False
+    return ""
 
 
 def _login_page(prefix: str, wrong: str = "") -> str:

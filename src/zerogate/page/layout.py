@@ -34,12 +34,12 @@ def page_blocks(parts: Parts, keep_seconds: int) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Chat", id="chat-tab"):
                 chat_tab(parts, blocks)
-            with gr.Tab("Arena", id="arena-tab"):
-                arena_tab(parts, blocks)
-            with gr.Tab("Gates", id="gates-tab"):
-                gates_tab(parts, blocks)
-            with gr.Tab("Tables", id="tables-tab"):
-                tables_tab(parts, blocks)
+            with gr.Tab("Arena", id="arena-tab") as tab:
+                arena_tab(parts, blocks, tab)
+            with gr.Tab("Gates", id="gates-tab") as tab:
+                gates_tab(parts, blocks, tab)
+            with gr.Tab("Tables", id="tables-tab") as tab:
+                tables_tab(parts, blocks, tab)
     # Every answer runs beside the others; how many at once is the server's to say (`--streams`, `--queue`).
     blocks.queue(default_concurrency_limit=None, api_open=False)
     return blocks

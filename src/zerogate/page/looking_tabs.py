@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def gates_tab(parts: Parts, blocks: gr.Blocks) -> None:
+def gates_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
     """An adapter's gates, layers by heads."""
     names = list(parts.service.pool.entries)
     adapter = gr.Dropdown(names, value=names[0] if names else None, label="adapter", elem_id="gated")
@@ -42,12 +42,11 @@ def gates_tab(parts: Parts, blocks: gr.Blocks) -> None:
         chosen = name if name in names else next(iter(names), None)
         return [gr.update(choices=names, value=chosen), show(chosen)]
 
-    adapter.change(show, adapter, shown, **_QUIET)
-    adapter.focus(lambda: gr.update(choices=list(parts.service.pool.entries)), None, adapter, **_QUIET)
-    blocks.load(begin, adapter, [adapter, shown], **_QUIET)
+    adapter.input(show, adapter, shown, **_QUIET)
+    gr.on([blocks.load, tab.select], begin, adapter, [adapter, shown], **_QUIET)
 
 
-def tables_tab(parts: Parts, blocks: gr.Blocks) -> None:
+def tables_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
     """A comparison's table and pictures."""
     folders = parts.settings.tables
     if not folders:
@@ -71,4 +70,4 @@ def tables_tab(parts: Parts, blocks: gr.Blocks) -> None:
         return [gr.update(choices=names, value=now), show(now)]
 
     chosen.input(show, chosen, shown, **_QUIET)
-    blocks.load(begin, chosen, [chosen, shown], **_QUIET)
+    gr.on([blocks.load, tab.select], begin, chosen, [chosen, shown], **_QUIET)

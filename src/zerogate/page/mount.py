@@ -125,7 +125,7 @@ def mount_page(app: FastAPI, service: Service, settings: PageSettings) -> None:
     page_app = mounted.app
     # Gradio would keep the connection of every open page through a shutdown.
     service.leaving.append(page_app.stop_event.set)
-    mounted.app = PageGate(page_app, PREFIX, settings.keys)
+    mounted.app = PageGate(page_app, PREFIX, frozenset(blocks.fns), settings.keys)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
