@@ -131,7 +131,7 @@ def test_stop_stops_the_request(page: Any, served: Live) -> None:
     wait_until(lambda: running(served) == 0)
     assert outcomes(served, "fox", "gone") == gone + 1
     kept = said(page)
-    assert kept[-1] and len(kept[-1]) < len(answer_of(served, "fox", QUESTION, 300))
+    assert kept[-1] and len(kept[-1]) < len(answer_of(served, "fox", QUESTION, 200))
 
 
 def test_a_closed_page_stops_the_request(browser: Any, served: Live) -> None:

@@ -53,6 +53,7 @@ def choose(page: Any, menu: str, name: str) -> None:
     """Choose an entry of a menu."""
     page.click(f"#{menu} input")
     page.get_by_role("option", name=name, exact=True).click()
+    page.wait_for_function("() => !document.querySelector('[role=option]')")  # it fades away
 
 
 def send(page: Any, text: str, box: str = "box") -> None:

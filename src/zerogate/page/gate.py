@@ -181,7 +181,10 @@ def _wrong(body: bytes, events: Collection[int]) -> str:
         event = json.loads(body)
     except (ValueError, RecursionError):
         return "The body is not valid JSON."
-    if not isinstance(event, dict) or not isinstance(event.get("data"), list) or event.get("fn_index") not in events:
+    if not isinstance(event, dict) or not isinstance(event.get("data"), list):
+        return "The page has no such event."
+    number = event.get("fn_index")
+    if not isinstance(number, int) or number not in events:
         return "The page has no such event."
     waiting: list[Any] = event["data"]
     while waiting:
