@@ -17,7 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-QUESTIONS = ("What is the opposite of hot?", "Where does the fox live?", "What is the plural of mouse?")
+QUESTIONS = (
+    "What word means the opposite of early?",
+    "On which continent is Chile?",
+    "What is the symbol of chlorine?",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -25,6 +25,7 @@ from zerogate.serving.problems import ApiError
 if TYPE_CHECKING:
     from zerogate.page.mount import Parts
 
+SIDES = ("left", "right")
 _WORDS: dict[Vote, str] = {
     "left": "\N{LEFTWARDS BLACK ARROW} Left is better",
     "tie": "A tie",
@@ -56,14 +57,8 @@ class Bout:
 
     def panes(self, named: bool) -> list[Any]:
         """Both sides as they are shown."""
-        sides = ("left", "right")
-        return [
-            gr.update(
-                value=Conversation([exchange]).messages() if exchange.user else [],
-                label=f"{side}: {name}" if named and name else side,
-            )
-            for side, name, exchange in zip(sides, self.models, self.exchanges, strict=True)
-        ]
+        shown = [Conversation([exchange]).messages() if exchange.user else [] for exchange in self.exchanges]
+        return [*shown, *(_head(side, name if named else "") for side, name in zip(SIDES, self.models, strict=True))]
 
 
 def arena_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
@@ -80,7 +75,12 @@ def arena_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
         hidden = gr.Checkbox(True, label="hide names until the vote", elem_id="hide", min_width=110)
     with gr.Row():
         looks: dict[str, Any] = {"buttons": ["copy"], "feedback_options": None, "allow_tags": False}
-        panes = [gr.Chatbot(elem_id=side, label=side, min_width=280, **looks) for side in ("left", "right")]
+        panes: list[Any] = []
+        heads: list[Any] = []
+        for side in SIDES:
+            with gr.Column(min_width=280):
+                heads.append(gr.HTML(_head(side), elem_id=f"{side}-name"))
+                panes.append(gr.Chatbot(elem_id=side, show_label=False, **looks))
     with gr.Row():
         buttons = {
             vote: gr.Button(
@@ -96,7 +96,7 @@ def arena_tab(parts: Parts, blocks: gr.Blocks, tab: gr.Tab) -> None:
     tally = gr.HTML(tally_table(parts.votes), elem_id="tally")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     fight = _Fight(parts)
-    shown = [*panes, box, note, *buttons.values()]
+    shown = [*panes, *heads, box, note, *buttons.values()]
     box.submit(fight.ask, [bout, box, one, other, preset, hidden], shown, **quiet)
     box.stop(fight.stop, bout, None, **quiet)
     for vote, button in buttons.items():
@@ -215,12 +215,16 @@ def tally_table(votes: Votes) -> str:
     return f'<div class="wide"><table class="tally">{head}{rows}</table></div><p class="key">{votes.count} votes</p>'
 
 
+def _head(side: str, name: str = "") -> str:
+    return f'<div class="side">{side}{f": <b>{escape(name)}</b>" if name else ""}</div>'
+
+
 def _buttons(active: bool) -> list[Any]:
     return [gr.update(interactive=active)] * len(_WORDS)
 
 
 def _same(text: str) -> list[Any]:
-    return [gr.skip(), gr.skip(), gr.skip(), text, *[gr.skip()] * len(_WORDS)]
+    return [*[gr.skip()] * 5, text, *[gr.skip()] * len(_WORDS)]
 
 
 def _open(value: dict[str, Any] | None = None) -> Any:

@@ -44,19 +44,22 @@ CSS = """
 #title small { font-weight: 400; opacity: .7; margin-left: .6rem; }
 #title a { float: right; font-weight: 400; font-size: .9rem; }
 .html-container:has(#title) { padding-bottom: 0 !important; }
-#chat { height: calc(100dvh - 272px) !important; min-height: 280px; }
-#left, #right { height: calc(100dvh - 370px) !important; min-height: 200px; }
+#chat { height: calc(100dvh - 306px) !important; min-height: 280px; }
+#left, #right { height: calc(100dvh - 470px) !important; min-height: 200px; }
+:is(#left, #right) button[aria-label=Clear] { display: none; }
+.side { font-size: .9rem; opacity: .8; padding: 0 .3rem; }
 .menus { align-items: end; }
 .again { min-width: 2.6rem !important; max-width: 2.6rem; align-self: center; }
 #chat, #left, #right, #box, #arena-box { border: 1px solid var(--border-color-primary) !important; }
-.html-container:has(> .prose > .notice) { padding: .1rem .3rem !important; }
+.html-container:has(> .prose > :is(.notice, .side)) { padding: .1rem .3rem !important; }
 .notice { min-height: 1.4em; font-size: .9rem; opacity: .85; padding: 0 .3rem; }
 .notice .bad { color: #b3261e; font-weight: 500; }
 .dark .notice .bad { color: #ff8a80; }
 .wide { overflow-x: auto; }
 table.gates, table.facts, table.results, table.tally {
   border-collapse: collapse; font-variant-numeric: tabular-nums; width: auto; margin: .3rem 0 !important; }
-table.gates :is(td, th), table.facts :is(td, th) { border: 0 !important; }
+table:is(.gates, .facts, .results, .tally), table:is(.gates, .facts, .results, .tally) tr { border: 0 !important; }
+table:is(.gates, .facts) :is(td, th) { border: 0 !important; }
 table.gates td { min-width: 3.3rem; height: 1.9rem; text-align: center; font-size: .8rem; }
 table.gates td { padding: 0 .2rem !important; }
 table.gates.small td { min-width: .7rem; height: .9rem; padding: 0 !important; }
@@ -83,7 +86,11 @@ footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container .main.fillable { padding: .1rem .4rem .4rem !important; }
   #title small { display: none; }
-  .menus { flex-wrap: nowrap !important; overflow-x: auto; gap: .3rem; }
+  #chat { height: calc(100dvh - 365px) !important; }
+  .menus { flex-wrap: nowrap !important; gap: .4rem; }
+  .menus .form { flex-wrap: wrap !important; }
+  .menus #model { flex: 1 0 100% !important; }
+  .menus :is(#one, #other) { flex: 1 0 45% !important; }
   #left, #right { height: 32dvh !important; }
 }
 """
