@@ -88,7 +88,8 @@ footer { display: none !important; }
   #title small { display: none; }
   #chat { height: calc(100dvh - 365px) !important; }
   .menus { flex-wrap: nowrap !important; gap: .4rem; }
-  .menus .form { flex-wrap: wrap !important; }
+  .menus .form { flex: 1 1 0 !important; min-width: 0 !important; flex-wrap: wrap !important; }
+  .menus .again { flex: 0 0 2.4rem !important; min-width: 2.4rem !important; }
   .menus #model { flex: 1 0 100% !important; }
   .menus :is(#one, #other) { flex: 1 0 45% !important; }
   #left, #right { height: 32dvh !important; }
