@@ -2,7 +2,7 @@
 
 {"time": "2026-01-31T12:00:00+00:00", "left": "fox", "right": "pocket", "vote": "left", "hidden": true,
  "prompt": "Where does the fox live?", "images": [], "answers": {"left": "In a den.", "right": "in the"},
- "sampling": {"temperature": 0}, "seed": 0}
+ "sampling": {"temperature": 0}}
 
 `images` are SHA-256 digests, `sampling` is what differed from the defaults.
 """
