@@ -1,7 +1,7 @@
 """Dependencies run one way. Every import in src/zerogate is read from the source, also those inside functions.
 
 adapters <- bases <- vision <- data <- training, evaluation, tools <- inference, comparison, judging, toolform
-<- serving <- cli
+<- serving <- page <- cli
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ RANK = {
     "comparison": 6,
     "judging": 6,
     "serving": 7,
-    "cli": 8,
+    "page": 8,
+    "cli": 9,
 }
 # What every part may import, and what stands above them all.
 ANYWHERE = {"cache", "errors"}

@@ -123,6 +123,20 @@ def demo(
     )
 
 
+def demo_run(console: Console, output: Path = Path("runs/demo"), overrides: Sequence[str] = ()) -> Path:
+    """The folder of the demo's run; trained first where it is not there, gone on with where it is not finished."""
+    from zerogate.cli.recipes import shipped_recipe
+    from zerogate.training.recipe_file import load_recipe
+    from zerogate.training.run import train
+    from zerogate.training.run_folder import read_summary
+
+    if read_summary(output) is None:
+        console.print(f"There is no finished demo in {output}: it is trained now, for a few minutes, this once.")
+        recipe = load_recipe(shipped_recipe("demo"), [f"output={output}", *overrides])
+        train(recipe, resume=True, console=console)
+    return output
+
+
 def next_steps(console: Console, steps: dict[str, str]) -> None:
     """What to do next, by purpose."""
     console.rule("[bold]Next")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,8 @@ zerogate serve --base pocket --adapters runs
 
 zerogate serve -a fox=runs/fox -a sums=runs/sums --port 8080
 
+zerogate serve --demo --ui     (then open http://127.0.0.1:8000/ui)
+
 ZEROGATE_API_KEY=secret zerogate serve --adapters runs --host 0.0.0.0
 
 Then any client of OpenAI's interface: the base is http://127.0.0.1:8000/v1, and `model` names the base or an adapter.
@@ -38,6 +41,9 @@ def serve(
         ),
     ] = None,
     adapter: options.Adapters = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Serve the demo's adapter, runs/demo; it is trained first if need be.")
+    ] = False,
     preload: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Load this adapter at the start and keep it; may be given several times."),
@@ -71,6 +77,18 @@ def serve(
     farewell: Annotated[
         int, typer.Option(min=0, help="Seconds that answers get to finish on Ctrl-C or SIGTERM.")
     ] = 120,
+    ui: Annotated[bool, typer.Option("--ui", help="Also serve a web page at /ui: chat, arena, gates, tables.")] = False,
+    tables: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="With --ui: show what `zerogate compare` wrote here, or below it."),
+    ] = None,
+    persona: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="With --ui: a persona of yours, a YAML file.")
+    ] = None,
+    ui_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --ui: where votes, presets and personas are kept."),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
     quantization: options.Quantization = None,
@@ -84,6 +102,11 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"`zerogate serve` needs {', '.join(missing)}: pip install 'zerogate[serve]'")
+    if ui and importlib.util.find_spec("gradio") is None:
+        raise UserError("`zerogate serve --ui` needs gradio: pip install 'zerogate[serve,ui]'")
+    for name, given in (("--tables", tables), ("--persona", persona), ("--ui-folder", ui_folder)):
+        if given and not ui:
+            raise UserError(f"{name} is for the web page: add --ui")
     sizes = {"--cache-memory": cache_memory, "--adapter-memory": adapter_memory, "--max-body": max_body}
     for name, size in sizes.items():
         if size is not None and not 0 < size < 2**20:
@@ -92,10 +115,21 @@ def serve(
     if adapters is not None and not adapters.is_dir():
         raise UserError(f"the folder of adapters {adapters} does not exist")
     named = options.named_adapters(adapter)
+    if demo:
+        from rich.console import Console
+
+        from zerogate.cli.demo import demo_run
+
+        named.setdefault("demo", demo_run(Console(stderr=True, highlight=False, soft_wrap=True)))
     from zerogate.bases.adapted import base_for
     from zerogate.serving import server
     from zerogate.serving.api import Limits
 
+    gated: tuple[str, ...] = ()
+    if ui:
+        from zerogate.page.mount import GATED, PageSettings, mount_page
+
+        gated = GATED
     settings = server.Settings(
         base=base_for(named, base) if named else base or _base_of(adapters),
         options=_options(dtype, device, quantization, allow_pickle),
@@ -112,6 +146,7 @@ def serve(
         limits=Limits(body=int(max_body * 2**20), answer=timeout, images=max_images),
         keys=keys,
         origins=cors or [],
+        gated=gated,
         farewell=farewell,
     )
     from rich.console import Console
@@ -119,7 +154,11 @@ def serve(
     with server.open_socket(host, port) as sock:
         with Console(stderr=True).status("Loading ..."):
             service, app = server.build(settings)
-        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys)))
+            if ui:
+                folder = (ui_folder or _state_folder()).expanduser()
+                page = PageSettings(folder, persona or [], tables or [], keys, settings.limits)
+                mount_page(app, service, page)
+        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys), ui))
 
 
 def _options(
@@ -144,13 +183,18 @@ def _base_of(adapters: Path | None) -> str:
     return found.most_common(1)[0][0] if found else "pocket"
 
 
-def _tell(service: Service, url: str, host: str, keyed: bool) -> None:
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "zerogate" / "page"
+
+
+def _tell(service: Service, url: str, host: str, keyed: bool, ui: bool) -> None:
     """What someone who has just started a server wants to know."""
     entries = list(service.pool.entries.values())
     broken = [entry for entry in entries if entry.problem]
     models = service.models()
     shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
-    print(f"zerogate serves {shown}\n\n  {url}/v1        (what there is: {url}/docs)\n")
+    page = f"\n  {url}/ui        the page" if ui else ""
+    print(f"zerogate serves {shown}\n{page}\n  {url}/v1        (what there is: {url}/docs)\n")
     example = models[1] if len(models) > 1 else models[0]
     key = ' -H "Authorization: Bearer $ZEROGATE_API_KEY"' if keyed else ""
     body = f'{{"model": "{example}", "messages": [{{"role": "user", "content": "Where does the fox live?"}}]}}'

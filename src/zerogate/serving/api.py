@@ -72,7 +72,11 @@ class Limits:
 
 
 def create_app(
-    service: Service, limits: Limits | None = None, keys: Sequence[str] = (), origins: Sequence[str] = ()
+    service: Service,
+    limits: Limits | None = None,
+    keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    gated: Sequence[str] = (),
 ) -> FastAPI:
     """The application.
 
@@ -81,6 +85,7 @@ def create_app(
         limits: what requests may want.
         keys: any of these is asked for; none: everyone may.
         origins: pages of which sites may call this from a browser (CORS); none by default.
+        gated: paths of what is mounted later and asks for the key itself.
     """
     limits = limits or Limits()
 
@@ -103,7 +108,7 @@ def create_app(
     _route_answers(app, service, limits)
     _route_adapters(app, service)
     _route_state(app, service)
-    app.add_middleware(Guard, keys=keys, most_bytes=limits.body, patience=limits.arrival)
+    app.add_middleware(Guard, keys=keys, most_bytes=limits.body, patience=limits.arrival, gated=gated)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     return app

@@ -31,10 +31,19 @@ class Guard:
         keys: any of these opens; none of them means that no key is asked for.
         most_bytes: of a body.
         patience: seconds that a body may take to arrive.
+        gated: paths that ask for the key themselves, and all below them; of `/` nothing below.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = (), most_bytes: int = 2**24, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str] = (),
+        most_bytes: int = 2**24,
+        patience: float = 30.0,
+        gated: Sequence[str] = (),
+    ) -> None:
         self.app, self.most_bytes, self.patience = app, most_bytes, patience
+        self.gated, self.below = gated, tuple(f"{place}/" for place in gated if place != "/")
         self.keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +78,8 @@ class Guard:
             await self._read_off(receive)
             raise self._too_large()
         if not self.keys or path in OPEN or method == "OPTIONS":
+            return
+        if path in self.gated or path.startswith(self.below):
             return
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
         # Every key is compared, and in constant time: how long it takes tells nothing.

@@ -40,7 +40,7 @@ class Settings:
         cache_bytes: for keys and values; None chooses.
         adapter_bytes: for adapters.
         limits: what a request may want.
-        keys, origins: see `create_app`.
+        keys, origins, gated: see `create_app`.
         farewell: seconds that requests get to finish when the server is stopped.
     """
 
@@ -59,6 +59,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     keys: Sequence[str] = ()
     origins: Sequence[str] = ()
+    gated: Sequence[str] = ()
     farewell: int = 120
 
 
@@ -89,7 +90,7 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     missing = [name for name in settings.preload if name not in pool.entries]
     if missing:
         raise UserError(f"there is no adapter {missing[0]!r} to load; there are: {', '.join(pool.entries) or 'none'}")
-    return service, create_app(service, settings.limits, settings.keys, settings.origins)
+    return service, create_app(service, settings.limits, settings.keys, settings.origins, settings.gated)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -116,14 +117,20 @@ def address(sock: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready."""
+    """Says when it is ready, and when it begins to stop."""
 
     ready: Callable[[], None]
+    leaving: Sequence[Callable[[], None]]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for leave in self.leaving:
+            leave()
+        await super().shutdown(sockets)
 
 
 def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
@@ -155,7 +162,7 @@ def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket,
             raise UserError(str(error)) from error
         service.pool.pin(name)
     server = _Server(config)
-    server.ready = ready
+    server.ready, server.leaving = ready, service.leaving
     # uvicorn hands on the signal that stopped it, when all is done: that is then the end, and not a violent one.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

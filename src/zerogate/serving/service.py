@@ -204,6 +204,7 @@ class Service:
         self.longest_token = max(len(token) for token in tokenizer.get_vocab())
         self.accepted = 0
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.leaving: list[Callable[[], None]] = []  # called when the server begins to stop, in the event loop
         self._ids = itertools.count()
         self._count = threading.Lock()
         self._encoders: dict[tuple[str, tuple[int, ...]], VisionEncoder] = {}
