@@ -20,9 +20,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+from commands import run_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,23 +66,24 @@ def sandbox(tmp_path: Path) -> Path:
 
 def run(words: list[str], folder: Path) -> None:
     """Runs one command of ours in `folder` and fails with what it printed."""
-    program = [sys.executable, "-m", "zerogate.cli.main", *words[1:]]
-    environment = {**os.environ, "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        program, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    status, printed = run_command(words[1:], folder, {**os.environ, "COLUMNS": "120"}, seconds=600)
+    assert status == 0, f"{shlex.join(words)}\n{printed}"
+
+
+@cache
+def help_of(command: str) -> str:
+    """What `zerogate COMMAND --help` prints."""
+    program = [sys.executable, "-m", "zerogate.cli.main", command, "--help"]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def check_options(words: list[str]) -> None:
     """Checks a command that is not run: the command exists, and so do the options it names."""
-    done = subprocess.run(
-        [sys.executable, "-m", "zerogate.cli.main", words[1], "--help"],
-        env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    shown = help_of(words[1])
     for word in words[2:]:
         if word.startswith("--"):
-            assert word.split("=")[0] in done.stdout, f"{shlex.join(words)}: {word} is not an option of {words[1]}"
+            assert word.split("=")[0] in shown, f"{shlex.join(words)}: {word} is not an option of {words[1]}"
 
 
 def run_bash(block: Block, folder: Path) -> None:
