@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,6 +49,17 @@ Quantization = Annotated[
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Also read pickled base weights, with weights_only. Only if you trust them."),
+]
+
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Processes that answer, each with a model of its own and a GPU if there are any."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A Ray cluster that runs already, to have them there instead of here."),
 ]
 
 
@@ -99,8 +111,11 @@ def load_engine(
     device: str | None,
     quantization: Literal["nf4", "int8"] | None,
     allow_pickle: bool,
+    weights: bool = True,
 ) -> tuple[Engine, str]:
     """Load the base (the named one, else the adapters' own) with its adapters; returns the engine and the base's name.
+
+    Without `weights` it takes no memory and answers nothing: it knows adapters, tokenizer and limits.
 
     Raises:
         UserError: see `zerogate.bases`.
@@ -113,4 +128,22 @@ def load_engine(
 
         name = base_for(adapters, base)
         options = {"dtype": dtype, "device": device, "quantization": quantization, "allow_pickle": allow_pickle}
-        return Engine.load(name, adapters, **options), name
+        if weights:
+            return Engine.load(name, adapters, **options), name
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+            return Engine.load(name, adapters, **options | {"device": "meta", "quantization": None}), name
+
+
+def many(workers: int, address: str | None) -> bool:
+    """Whether processes of Ray answer.
+
+    Raises:
+        UserError: they should, and Ray is not installed.
+    """
+    if workers == 1 and address is None:
+        return False
+    from zerogate.inference.cluster import need_ray
+
+    need_ray()
+    return True

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from zerogate.cli import options
 from zerogate.errors import UserError
-
-if TYPE_CHECKING:
-    from zerogate.serving.service import Service
 
 EPILOG = """[bold]Examples[/]
 
@@ -24,6 +22,8 @@ zerogate serve --base pocket --adapters runs
 zerogate serve -a fox=runs/fox -a sums=runs/sums --port 8080
 
 ZEROGATE_API_KEY=secret zerogate serve --adapters runs --host 0.0.0.0
+
+zerogate serve --adapters runs --replicas 4
 
 Then any client of OpenAI's interface: the base is http://127.0.0.1:8000/v1, and `model` names the base or an adapter.
 """
@@ -71,6 +71,13 @@ def serve(
     farewell: Annotated[
         int, typer.Option(min=0, help="Seconds that answers get to finish on Ctrl-C or SIGTERM.")
     ] = 120,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Processes that serve, each with a model of its own and a GPU if there are any."
+        ),
+    ] = 1,
+    ray_address: options.RayAddress = None,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
     quantization: options.Quantization = None,
@@ -92,6 +99,7 @@ def serve(
     if adapters is not None and not adapters.is_dir():
         raise UserError(f"the folder of adapters {adapters} does not exist")
     named = options.named_adapters(adapter)
+    many = options.many(replicas, ray_address)
     from zerogate.bases.adapted import base_for
     from zerogate.serving import server
     from zerogate.serving.api import Limits
@@ -117,9 +125,18 @@ def serve(
     from rich.console import Console
 
     with server.open_socket(host, port) as sock:
+
+        def ready(models: Sequence[str], broken: Sequence[tuple[str, str]]) -> None:
+            _tell(models, broken, server.address(sock), host, bool(keys))
+
+        if many:
+            from zerogate.serving import replicas as several
+
+            several.run(settings, replicas, ray_address, sock, ready)
+            return
         with Console(stderr=True).status("Loading ..."):
             service, app = server.build(settings)
-        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys)))
+        server.run(service, app, settings, sock, lambda: ready(service.models(), server.not_served(service)))
 
 
 def _options(
@@ -144,11 +161,8 @@ def _base_of(adapters: Path | None) -> str:
     return found.most_common(1)[0][0] if found else "pocket"
 
 
-def _tell(service: Service, url: str, host: str, keyed: bool) -> None:
+def _tell(models: Sequence[str], broken: Sequence[tuple[str, str]], url: str, host: str, keyed: bool) -> None:
     """What someone who has just started a server wants to know."""
-    entries = list(service.pool.entries.values())
-    broken = [entry for entry in entries if entry.problem]
-    models = service.models()
     shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
     print(f"zerogate serves {shown}\n\n  {url}/v1        (what there is: {url}/docs)\n")
     example = models[1] if len(models) > 1 else models[0]
@@ -157,8 +171,8 @@ def _tell(service: Service, url: str, host: str, keyed: bool) -> None:
     print(
         f"  curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n    -d '{body}'\n", flush=True
     )
-    for entry in broken:
-        print(f"not served: {entry.name}: {entry.problem}", file=sys.stderr)
+    for name, problem in broken:
+        print(f"not served: {name}: {problem}", file=sys.stderr)
     if host not in ("127.0.0.1", "localhost", "::1") and not keyed:
         print("warning: other machines can reach this server, and it asks for no key (--api-key)", file=sys.stderr)
     sys.stderr.flush()
