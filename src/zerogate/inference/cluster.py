@@ -4,7 +4,7 @@
         ...                                     # ray.get, ray.remote
 
 The one on this machine has no dashboard and reports nothing to anyone. It talks over ports of its own, which answer
-nobody without the token that this process makes up. Its files are in a temporary folder, and it is gone with the
+nobody without a token, which this process makes up. Its files are in a temporary folder, and it is gone with the
 command, also when that is killed.
 """
 
@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,8 +101,8 @@ def cluster(address: str | None, processes: int, device: str | None = None, logs
     need_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # without it Ray tells users that this will be the default
-    if address is None:
-        # Ray reads the token once in a process; one that is there already is the user's, or of a cluster before.
+    if address is None and "ray" not in sys.modules:
+        # Ray reads the token when it is imported; a program that has done so has one, in the user's home.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray

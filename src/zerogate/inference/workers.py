@@ -65,8 +65,8 @@ class Workers(Generic[Chunk, Result]):
     """Several processes. Nothing starts before the first chunk is given to `map`; leaving the context ends them.
 
     Args:
-        load: called in each process with its device; returns what does a chunk. It is pickled by its name, so it lives
-            in a module.
+        load: called in each process with its device; returns what does a chunk. It is pickled: what it needs has to be
+            installed there.
         count: how many processes.
         address, device: see `cluster`.
         name: how messages call a chunk, such as `rows 9 to 16`.
@@ -163,7 +163,7 @@ class Workers(Generic[Chunk, Result]):
 
     def _died(self, call: _Call[Chunk], error: Exception) -> None:
         """Have another in its place, unless that has been tried often enough."""
-        why = " ".join(str(error).split())[:300]
+        why = " ".join(str(error).split())[:500]
         if call.todo is None:
             self.failed_loads += 1
             if self.failed_loads >= MOST_DEATHS:
@@ -180,5 +180,5 @@ class Workers(Generic[Chunk, Result]):
                     f"{call.todo.deaths} workers have died with {name}, one after the other: leave them out, or take "
                     f"a smaller --batch-size if memory was short. What came before is kept. {why}"
                 )
-            self.told(f"A worker died with {name}; they are given to another one, and a new one takes its place.")
+            self.told(f"A worker died with {name}: given to another one, and a new worker takes its place.")
         self._start()
