@@ -15,12 +15,14 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
@@ -117,6 +119,7 @@ def cluster(address: str | None, processes: int, device: str | None = None, logs
                 log_to_driver=logs, logging_level=logging.ERROR, _temp_dir=str(folder),
             )  # fmt: skip
         else:
+            _reach(address)
             try:
                 ray.init(address, log_to_driver=logs, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -131,6 +134,19 @@ def cluster(address: str | None, processes: int, device: str | None = None, logs
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reach(address: str) -> None:
+    """See that somebody is there: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if place.hostname is None or place.port is None:
+            raise ValueError("it is no HOST:PORT")
+        socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def from_anywhere(base: str) -> str:
