@@ -90,7 +90,7 @@ def test_the_same_interface(live: Live, client: openai.OpenAI) -> None:
 def test_adapters_in_every_replica(live: Live, client: openai.OpenAI) -> None:
     make_adapter(live.adapters / "late", base_path("pocket"), seed=2)
     names = [entry["id"] for entry in json.loads(call(live, "/v1/adapters/rescan", method="POST"))["data"]]
-    assert names == ["late", "one"]
+    assert {*names} == {"late", "one"}
     loaded = json.loads(call(live, "/v1/adapters/late/load", {"pinned": True}, method="POST"))
     assert loaded["state"] == "loaded" and loaded["pinned"]
     call(live, "/v1/adapters/one/unload", method="POST")

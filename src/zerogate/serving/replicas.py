@@ -39,6 +39,9 @@ ATTEMPTS = 3
 
 _COMMANDS = "/v1/adapters/"
 _SCOPE = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers")
+_BREATH = 0.1
+"""Seconds before a request goes to another replica: one that is only out of reach may be back then."""
+
 _WATCH = 1.0
 """Seconds between looks at which replicas there are."""
 
@@ -191,6 +194,7 @@ class Router:
                     await passed.cut(error_body(503, message, "replica_died"))
                     return
                 self.retried += 1
+                await asyncio.sleep(_BREATH)
             except TimeoutError:
                 if passed.begun:
                     await passed.cut(error_body(504, f"The answer took longer than {limit:g} seconds.", "timeout"))
@@ -335,7 +339,7 @@ def run(
             adapters={name: folder.resolve() for name, folder in settings.adapters.items()},
             origins=(),  # the router's affair
         )
-        deployment = serve.deployment(
+        deployment: Any = serve.deployment(
             Replica,
             num_replicas=count,
             ray_actor_options={"num_cpus": 1, "num_gpus": places.gpus},
@@ -346,21 +350,27 @@ def run(
             max_constructor_retry_count=1,
         )
         try:
-            handle = serve.run(deployment.bind(own, places), name=name, route_prefix=None)
-            ready_with = handle.about.remote().result()
-            app: ASGIApp = Guard(
-                Router(handle, count, settings), settings.keys, settings.limits.body, settings.limits.arrival
-            )
+            handle = _started(deployment.bind(own, places), name)
+            about = handle.about.remote().result()
+            app: ASGIApp = Router(handle, count, settings)
+            app = Guard(app, settings.keys, settings.limits.body, settings.limits.arrival)
             if settings.origins:
-                app = CORSMiddleware(
-                    app, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
-                )
-            server.listen(app, settings, sock, lambda: ready(*ready_with))
-        except RuntimeError as error:
-            said = re.findall(r"UserError: (.+)", str(error))
-            raise UserError(said[-1] if said else f"the replicas cannot be started: {error}") from error
+                app = CORSMiddleware(app, list(settings.origins), allow_methods=["*"], allow_headers=["*"])
+            server.listen(app, settings, sock, lambda: ready(*about))
         finally:
             serve.shutdown() if address is None else serve.delete(name)
+
+
+def _started(application: Any, name: str) -> Any:
+    """Ray Serve's handle of the replicas, once they answer."""
+    from ray import serve
+
+    try:
+        return serve.run(application, name=name, route_prefix=None)
+    except RuntimeError as error:
+        # What a replica raised comes as text, with its stack.
+        said = re.findall(r"UserError: (.+)", str(error))
+        raise UserError(said[-1] if said else f"the replicas cannot be started: {error}") from error
 
 
 def _deaths() -> tuple[type[Exception], ...]:
