@@ -348,6 +348,7 @@ def run(
             health_check_timeout_s=60,
             graceful_shutdown_timeout_s=5,
             max_constructor_retry_count=1,
+            logging_config={"log_level": "ERROR", "enable_access_log": False},
         )
         try:
             handle = _started(deployment.bind(own, places), name)
@@ -369,8 +370,9 @@ def _started(application: Any, name: str) -> Any:
         return serve.run(application, name=name, route_prefix=None)
     except RuntimeError as error:
         # What a replica raised comes as text, with its stack.
-        said = re.findall(r"UserError: (.+)", str(error))
-        raise UserError(said[-1] if said else f"the replicas cannot be started: {error}") from error
+        why = "\n".join(found.message for found in serve.status().applications[name].deployments.values())
+        said = re.findall(r"UserError: (.+)", why)
+        raise UserError(said[-1] if said else f"the replicas cannot be started: {why or error}") from error
 
 
 def _deaths() -> tuple[type[Exception], ...]:
