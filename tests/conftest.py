@@ -42,7 +42,10 @@ def _shared_data() -> Callable[[str], Path]:
 
 
 # Files whose tests take minutes: begun first, or one worker would end with them while the others are done.
-_LONG = ("test_processes.py", "test_commands.py", "test_mixed_batch.py", "test_runs.py", "test_resume.py")
+_LONG = (
+    "test_processes.py", "test_commands.py", "test_mixed_batch.py", "test_runs.py", "test_resume.py",
+    "test_workers.py", "test_replicas.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

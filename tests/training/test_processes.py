@@ -1,13 +1,19 @@
-"""Several processes, as torchrun starts them, talking over gloo: the same run as in one, and what a lost one does."""
+"""Several processes, as torchrun starts them, talking over gloo: the same run as in one, also on two hosts, and what a
+lost one does.
+
+The hosts are network namespaces with a cable between them, where the machine lets us make such: each has addresses of
+its own and no way to the other but the cable.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +34,12 @@ TRAIN = {"train__batch_size": 16, "train__micro_batch_size": 4, "train__save_eve
 def start(processes: int, recipe: Path, *options: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "zerogate.cli.main", "train", str(recipe)]
+    return launch([*command, *options])
+
+
+def launch(command: list[str], **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*command, *options], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env={**ENVIRONMENT, **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -70,14 +80,62 @@ def worker(launcher: int, rank: int) -> int | None:
     return None
 
 
+@pytest.fixture
+def hosts() -> Iterator[tuple[list[str], list[str]]]:
+    """What a command begins with to run on the first or the second of two hosts, 10.77.0.1 and 10.77.0.2."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
+        pytest.skip("needs root and unshare, nsenter and ip to make network namespaces")
+    holders = [subprocess.Popen(["unshare", "--net", "sleep", "3600"], stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        ours, end = os.readlink("/proc/self/ns/net"), time.monotonic() + 10
+        while any(os.readlink(f"/proc/{holder.pid}/ns/net") == ours for holder in holders):
+            if any(holder.poll() is not None for holder in holders) or time.monotonic() > end:
+                pytest.skip("this machine makes no network namespaces")
+            time.sleep(0.02)
+        into = [["nsenter", "--net", "--target", str(holder.pid)] for holder in holders]
+        cable = ["ip", "link", "add", "zg1", "type", "veth", "peer", "name", "zg2", "netns", str(holders[1].pid)]
+        made = subprocess.run([*into[0], *cable], capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"this machine makes no cable between network namespaces: {made.stderr.strip()}")
+        for number, host in enumerate(into, start=1):
+            subprocess.run([*host, "ip", "addr", "add", f"10.77.0.{number}/24", "dev", f"zg{number}"], check=True)
+            for device in ("lo", f"zg{number}"):
+                subprocess.run([*host, "ip", "link", "set", device, "up"], check=True)
+        yield into[0], into[1]
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+
+
+def test_two_hosts(settings: Settings, tmp_path: Path, hosts: tuple[list[str], list[str]]) -> None:
+    finish(start(1, recipe(settings, tmp_path, "one", steps=20)))
+    both = recipe(settings, tmp_path, "both", steps=20)
+    jobs = []
+    for number, host in enumerate(hosts, start=1):
+        # Both have one name and know no other: they are told their addresses, and who keeps the list.
+        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+                    "--rdzv-endpoint", "10.77.0.1:29500", "--rdzv-conf", f"is_host={int(number == 1)}",
+                    "--local-addr", f"10.77.0.{number}"]  # fmt: skip
+        command = [*host, sys.executable, *launcher, "-m", "zerogate.cli.main", "train", str(both)]
+        jobs.append(launch(command, GLOO_SOCKET_IFNAME=f"zg{number}"))
+    try:
+        for job in jobs:
+            finish(job)
+    finally:
+        for job in jobs:
+            job.kill()
+    assert_same(tmp_path / "one", tmp_path / "both")
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds worker processes through /proc")
 def test_processes_share_a_run_and_a_lost_one_ends_it(settings: Settings, tmp_path: Path) -> None:
-    # One after the other: as many processes as cores are busy at any time.
+    # One after the other, so that few processes are busy at any time.
     finish(start(1, recipe(settings, tmp_path, "one")))
-    finish(start(2, recipe(settings, tmp_path, "two")))
-    assert_same(tmp_path / "one", tmp_path / "two")
+    finish(start(4, recipe(settings, tmp_path, "four")))
+    assert_same(tmp_path / "one", tmp_path / "four")
 
-    # A worker is killed: the job ends by itself, and says from where it goes on.
+    # Two, of which one is killed: the job ends by itself, and says from where it goes on.
     lost = recipe(settings, tmp_path, "lost")
     job = start(2, lost)
     deadline = time.monotonic() + 200

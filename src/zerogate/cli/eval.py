@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +29,8 @@ zerogate eval -t addsub -d AddSub_test.json -t svamp -d SVAMP_test.json -m pocke
 zerogate eval -t svamp -d SVAMP_test.json -a runs/math --train-data asdiv.json --allow-leak svamp
 
 zerogate eval -t easy-vqa -d "easy_vqa_train.tar:train[90%:]" -a runs/seeing --shuffle-images
+
+zerogate eval -t gsm8k -d gsm8k_test.jsonl -a runs/math --workers 4
 
 zerogate eval --harness my_task --include-path tasks/ -m pocket -a runs/demo
 
@@ -91,6 +95,8 @@ def eval(
     skip_long: Annotated[
         bool, typer.Option("--skip-long", help="Count questions without room for an answer as unanswered.")
     ] = False,
+    workers: options.Workers = 1,
+    ray_address: options.RayAddress = None,
     harness: Annotated[
         str | None, typer.Option(metavar="TASKS", help="Also, or only: lm-evaluation-harness's tasks, with commas.")
     ] = None,
@@ -114,6 +120,9 @@ def eval(
         raise UserError("--blind shows no images and --shuffle-images those of other questions: choose one")
     if len(task or []) != len(data or []):
         raise UserError(f"each --task wants its --data: there are {len(task or [])} tasks and {len(data or [])} files")
+    many = options.many(workers, ray_address)
+    if many and harness is not None:
+        raise UserError("--workers and --ray-address are for --task; run --harness by itself")
     from rich.console import Console
 
     from zerogate.evaluation.tasks import find_task, read_questions
@@ -127,7 +136,7 @@ def eval(
     leaks = _check_leaks(tasks, sets, adapter, model, train_data or [], allowed, errors)
 
     adapters = options.named_adapters([str(adapter)] if adapter else None)
-    engine, base = options.load_engine(model, adapters, dtype, device, quantization, allow_pickle)
+    engine, base = options.load_engine(model, adapters, dtype, device, quantization, allow_pickle, weights=not many)
     name = next(iter(adapters), "".join(letter if letter.isalnum() else "_" for letter in Path(base).name))
     folder = out or Path("runs") / "eval" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +148,21 @@ def eval(
         "overwrite": overwrite, "skip_long": skip_long,
         "models": models,
     }  # fmt: skip
-    results = [
-        _ask(engine, found, questions, folder / f"{found.name}.jsonl", settings, errors)
-        for found, questions in zip(tasks, sets, strict=True)
-    ]
+    with ExitStack() as stack:
+        if many:
+            from zerogate.evaluation.responses import answering, questions_of
+            from zerogate.inference.cluster import from_anywhere
+            from zerogate.inference.workers import Workers
+
+            loading = {"dtype": dtype, "quantization": quantization, "allow_pickle": allow_pickle}
+            folders = {name: path.resolve() for name, path in adapters.items()}
+            load = partial(answering, from_anywhere(base), folders, loading)
+            started = Workers(load, workers, address=ray_address, device=device, name=questions_of, told=errors.print)
+            settings["spread"] = stack.enter_context(started).map
+        results = [
+            _ask(engine, found, questions, folder / f"{found.name}.jsonl", settings, errors)
+            for found, questions in zip(tasks, sets, strict=True)
+        ]
     report: dict[str, Any] = _report(results, leaks, data or [], models, adapter, limit)
     if harness is not None:
         from zerogate.evaluation.harness import run_harness

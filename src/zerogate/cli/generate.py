@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,8 @@ from zerogate.errors import UserError
 if TYPE_CHECKING:
     from zerogate.data.templates import TemplateName
     from zerogate.inference import Engine, Sampling
+    from zerogate.inference.batch import Answers, Batch
+    from zerogate.inference.workers import Workers
     from zerogate.vision import ImageSource
 
 EPILOG = """[bold]Examples[/]
@@ -26,8 +31,11 @@ zerogate generate "What colour is the circle?" --image circle.png -a runs/demo-i
 
 zerogate generate --in asked.jsonl --out answered.jsonl -a runs/demo
 
+zerogate generate --in asked.jsonl --out answered.jsonl -a runs/demo --workers 4
+
 zerogate generate --in asked.jsonl --out mixed.jsonl -a fox=runs/fox -a sums=runs/sums
 
+With --workers, several processes answer the file's batches (pip install 'zerogate[ray]'); one that dies loses no row.
 In the last one each row may say which adapter answers it: {"instruction": "...", "adapter": "fox"}.
 A row shows an image, or several, with the column image or images: {"instruction": "...", "image": "fox.png"}.
 """
@@ -65,6 +73,8 @@ def generate(
         list[str] | None, typer.Option(help="A string that ends the answer; may be given several times.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a file at a time.")] = 8,
+    workers: options.Workers = 1,
+    ray_address: options.RayAddress = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin --out anew instead of going on with it.")
     ] = False,
@@ -88,6 +98,9 @@ def generate(
         raise UserError("give a prompt or --in FILE, not both")
     if source is not None and image:
         raise UserError("--image goes with one prompt; the rows of a file name theirs in a column `image`")
+    many = options.many(workers, ray_address)
+    if many and source is None:
+        raise UserError("--workers and --ray-address are for a file of prompts: --in FILE --out FILE")
     if source is None and prompt is None:
         prompt = sys.stdin.read().strip() if not sys.stdin.isatty() else ""
         if not prompt:
@@ -109,16 +122,26 @@ def generate(
         raise UserError(f"the file {source} does not exist")
     images = options.images(image)
     adapters = options.named_adapters(adapter)
-    engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
+    engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle, weights=not many)
     wording: TemplateName | None = None if template == "auto" else template
     if source is None or target is None:
         assert prompt is not None
         _print_answer(engine, *_question(engine, prompt, context, wording, images), sampling)
         return
     models = {"base": base_name, "adapters": {name: str(folder) for name, folder in adapters.items()}, "dtype": dtype}
+    workers_of = None
+    if many:
+        from zerogate.inference.batch import answering, rows_of
+        from zerogate.inference.cluster import from_anywhere
+        from zerogate.inference.workers import Workers
+
+        loading = {"dtype": dtype, "quantization": quantization, "allow_pickle": allow_pickle}
+        folders = {name: folder.resolve() for name, folder in adapters.items()}
+        load = partial(answering, from_anywhere(base_name), folders, loading, sampling)
+        workers_of = partial(Workers, load, workers, address=ray_address, device=device, name=rows_of)
     _answer_file(
-        engine, source, target, sampling, template=wording, models=models, batch_size=batch_size, overwrite=overwrite,
-        skip_long=skip_long,
+        engine, source, target, sampling, workers_of, template=wording, models=models, batch_size=batch_size,
+        overwrite=overwrite, skip_long=skip_long,
     )  # fmt: skip
 
 
@@ -149,7 +172,14 @@ def _print_answer(engine: Engine, prompt: list[int], images: list[ImageSource], 
         raise KeyboardInterrupt
 
 
-def _answer_file(engine: Engine, source: Path, target: Path, sampling: Sampling, **settings: Any) -> None:
+def _answer_file(
+    engine: Engine,
+    source: Path,
+    target: Path,
+    sampling: Sampling,
+    workers_of: Callable[..., Workers[Batch, Answers]] | None,
+    **settings: Any,
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -157,14 +187,16 @@ def _answer_file(engine: Engine, source: Path, target: Path, sampling: Sampling,
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ExitStack() as stack, Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Answering", total=None)
+        workers = stack.enter_context(workers_of(told=console.print)) if workers_of is not None else None
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
+        spread = workers.map if workers is not None else None
         try:
-            written = answer_file(engine, source, target, sampling, progress=progress, **settings)
+            written = answer_file(engine, source, target, sampling, progress=progress, spread=spread, **settings)
         except KeyboardInterrupt:
             console.print(f"Stopped. The rows in {target} are whole; the same command goes on from there.")
             raise

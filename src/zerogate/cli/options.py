@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,6 +54,17 @@ AllowPickle = Annotated[
     typer.Option("--allow-pickle", help="Also read pickled base weights, with weights_only. Only if you trust them."),
 ]
 
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Processes that answer, each with a model of its own and a GPU if there are any."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A Ray cluster that runs already, to have them there instead of here."),
+]
+
 
 def named_adapters(given: list[str] | None) -> dict[str, Path]:
     """Turn `name=folder` or `folder` into names and folders; a lone folder is named after itself, or its run.
@@ -102,8 +114,11 @@ def load_engine(
     device: str | None,
     quantization: Quantized | None,
     allow_pickle: bool,
+    weights: bool = True,
 ) -> tuple[Engine, str]:
     """Load the base (the named one, else the adapters' own) with its adapters; returns the engine and the base's name.
+
+    Without `weights` it takes no memory and answers nothing: it knows adapters, tokenizer and limits.
 
     Raises:
         UserError: see `zerogate.bases`.
@@ -116,4 +131,22 @@ def load_engine(
 
         name = base_for(adapters, base)
         options = {"dtype": dtype, "device": device, "quantization": quantization, "allow_pickle": allow_pickle}
-        return Engine.load(name, adapters, **options), name
+        if weights:
+            return Engine.load(name, adapters, **options), name
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+            return Engine.load(name, adapters, **options | {"device": "meta", "quantization": None}), name
+
+
+def many(workers: int, address: str | None) -> bool:
+    """Whether processes of Ray answer.
+
+    Raises:
+        UserError: they should, and Ray is not installed.
+    """
+    if workers == 1 and address is None:
+        return False
+    from zerogate.inference.cluster import need_ray
+
+    need_ray()
+    return True

@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from zerogate.cli import options
 from zerogate.errors import UserError
-
-if TYPE_CHECKING:
-    from zerogate.serving.service import Service
 
 EPILOG = """[bold]Examples[/]
 
@@ -27,6 +25,8 @@ zerogate serve -a fox=runs/fox -a sums=runs/sums --port 8080
 zerogate serve --demo --ui     (then open http://127.0.0.1:8000/ui)
 
 ZEROGATE_API_KEY=secret zerogate serve --adapters runs --host 0.0.0.0
+
+zerogate serve --adapters runs --replicas 4
 
 Then any client of OpenAI's interface: the base is http://127.0.0.1:8000/v1, and `model` names the base or an adapter.
 """
@@ -89,6 +89,13 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", help="With --ui: where votes, presets and personas are kept."),
     ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Processes that serve, each with a model of its own and a GPU if there are any."
+        ),
+    ] = 1,
+    ray_address: options.RayAddress = None,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
     quantization: options.Quantization = None,
@@ -107,6 +114,11 @@ def serve(
     for name, given in (("--tables", tables), ("--persona", persona), ("--ui-folder", ui_folder)):
         if given and not ui:
             raise UserError(f"{name} is for the web page: add --ui")
+    many = options.many(replicas, ray_address)
+    if many and ui:
+        raise UserError(
+            "--ui is for one server: leave out --replicas and --ray-address, or start a second server for it"
+        )
     sizes = {"--cache-memory": cache_memory, "--adapter-memory": adapter_memory, "--max-body": max_body}
     for name, size in sizes.items():
         if size is not None and not 0 < size < 2**20:
@@ -152,13 +164,22 @@ def serve(
     from rich.console import Console
 
     with server.open_socket(host, port) as sock:
+
+        def ready(models: Sequence[str], broken: Sequence[tuple[str, str]]) -> None:
+            _tell(models, broken, server.address(sock), host, bool(keys), ui)
+
+        if many:
+            from zerogate.serving import replicas as several
+
+            several.run(settings, replicas, ray_address, sock, ready)
+            return
         with Console(stderr=True).status("Loading ..."):
             service, app = server.build(settings)
             if ui:
                 folder = (ui_folder or _state_folder()).expanduser()
                 page = PageSettings(folder, persona or [], tables or [], keys, settings.limits)
                 mount_page(app, service, page)
-        server.run(service, app, settings, sock, lambda: _tell(service, server.address(sock), host, bool(keys), ui))
+        server.run(service, app, settings, sock, lambda: ready(service.models(), server.not_served(service)))
 
 
 def _options(
@@ -187,11 +208,8 @@ def _state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "zerogate" / "page"
 
 
-def _tell(service: Service, url: str, host: str, keyed: bool, ui: bool) -> None:
+def _tell(models: Sequence[str], broken: Sequence[tuple[str, str]], url: str, host: str, keyed: bool, ui: bool) -> None:
     """What someone who has just started a server wants to know."""
-    entries = list(service.pool.entries.values())
-    broken = [entry for entry in entries if entry.problem]
-    models = service.models()
     shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
     page = f"\n  {url}/ui        the page" if ui else ""
     print(f"zerogate serves {shown}\n{page}\n  {url}/v1        (what there is: {url}/docs)\n")
@@ -201,8 +219,8 @@ def _tell(service: Service, url: str, host: str, keyed: bool, ui: bool) -> None:
     print(
         f"  curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n    -d '{body}'\n", flush=True
     )
-    for entry in broken:
-        print(f"not served: {entry.name}: {entry.problem}", file=sys.stderr)
+    for name, problem in broken:
+        print(f"not served: {name}: {problem}", file=sys.stderr)
     if host not in ("127.0.0.1", "localhost", "::1") and not keyed:
         print("warning: other machines can reach this server, and it asks for no key (--api-key)", file=sys.stderr)
     sys.stderr.flush()

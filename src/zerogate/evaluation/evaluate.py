@@ -12,12 +12,12 @@ response in five).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zerogate.bases.decode import context_length, decode_batch
+from zerogate.bases.decode import context_length
 from zerogate.data.encode import prompt_ids
 from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
 from zerogate.data.records import Turn
@@ -25,9 +25,10 @@ from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.evaluation.accuracy import Score
 from zerogate.evaluation.other_images import shuffled_images
+from zerogate.evaluation.responses import Asked, Batch, Responses, respond
 from zerogate.evaluation.scorers import Figures
 from zerogate.evaluation.tasks import Question, Task
-from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter, arguments
+from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter
 from zerogate.vision.check import check_images
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def evaluate_task(
     overwrite: bool = False,
     skip_long: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    spread: Callable[[Iterable[Batch]], Iterable[Responses]] | None = None,
 ) -> TaskResult:
     """Ask every question with the adapter that is active, and score the answers.
 
@@ -128,6 +130,8 @@ def evaluate_task(
         overwrite: begin anew where `predictions` exists.
         skip_long: count questions without room for an answer as unanswered, instead of refusing to start.
         progress: called with questions done and questions in all.
+        spread: answers batches somewhere else, such as `zerogate.inference.workers` with `answering`, and yields the
+            responses of each in their order. The model may then be one without weights (`device="meta"`).
 
     Raises:
         UserError: no questions, questions that are too long, images that cannot be read, other images asked for and
@@ -168,16 +172,15 @@ def evaluate_task(
         predictions.write_bytes(b"")
     if progress is not None:
         progress(resumed, len(questions))
-    for start in range(resumed, len(questions), batch_size):
-        batch = range(start, min(start + batch_size, len(questions)))
-        answers: dict[int, str] = {}
-        for group in _groups([n for n in batch if n not in too_long], prompts, longest_answer, limit):
-            shown = [questions[n].images if sees and images != "none" else () for n in group]
-            ids = decode_batch(
-                model, tokenizer, [prompts[n] for n in group], max_new_tokens=longest_answer, num_beams=beams,
-                **arguments(encoders.features([adapter] * len(group), shown)),
-            )  # fmt: skip
-            answers |= dict(zip(group, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
+    places = [range(n, min(n + batch_size, len(questions))) for n in range(resumed, len(questions), batch_size)]
+    asked = {
+        n: Asked(questions[n].row, prompts[n], questions[n].images if sees and images != "none" else ())
+        for n in range(resumed, len(questions))
+        if n not in too_long
+    }
+    batches = (Batch({n: asked[n] for n in batch if n in asked}, beams, longest_answer) for batch in places)
+    answered = spread(batches) if spread is not None else (respond(model, tokenizer, encoders, b) for b in batches)
+    for batch, answers in zip(places, answered, strict=True):
         fresh = [_row(task, questions[n], texts[n], answers.get(n), decoding) for n in batch]
         rows += fresh
         if predictions is not None:
@@ -192,14 +195,6 @@ def _why_blind(questions: Sequence[Question]) -> str:
     if not any(question.images for question in questions):
         return "its questions have no images"
     return "the model takes no images; only an adapter that was trained with images does"
-
-
-def _groups(batch: list[int], prompts: list[list[int]], room: int, limit: int | None) -> Iterator[list[int]]:
-    """Rows that can share a pass. A prompt that nearly fills the context goes alone: it would shorten the others."""
-    alone = [n for n in batch if limit is not None and len(prompts[n]) + room > limit]
-    together = [n for n in batch if n not in alone]
-    yield from ([together] if together else [])
-    yield from ([n] for n in alone)
 
 
 def _row(task: Task, question: Question, prompt: str, response: str | None, decoding: dict[str, Any]) -> dict[str, Any]:

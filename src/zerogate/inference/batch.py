@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def answer_file(
     overwrite: bool = False,
     skip_long: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    spread: Callable[[Iterable[Batch]], Iterable[Answers]] | None = None,
 ) -> Written:
     """Answer every row of `source` into `target`.
 
@@ -71,6 +72,8 @@ def answer_file(
         overwrite: begin anew where `target` exists.
         skip_long: write an error for rows without room for an answer, instead of refusing to start.
         progress: called with rows done and rows in all.
+        spread: answers batches somewhere else, such as `Workers.map` with `answering`, and yields the answers of each
+            in their order. The engine then only words the prompts, and may be one without weights (`device="meta"`).
 
     Raises:
         UserError: unreadable input, an unknown adapter, rows that are too long, images that cannot be read or that
@@ -89,12 +92,13 @@ def answer_file(
     check_images((row.number, row.images) for row in asked[done:]).refuse(str(source))
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder {target.absolute().parent} for the output does not exist")
+    places = [range(start, min(start + batch_size, len(asked))) for start in range(done, len(asked), batch_size)]
+    batches = ({n: asked[n] for n in batch if n not in long} for batch in places)
+    answered = spread(batches) if spread is not None else (_answers(engine, rows, sampling) for rows in batches)
     with target.open("wb" if done == 0 else "ab") as file:
         if progress is not None:
             progress(done, len(asked))
-        for start in range(done, len(asked), batch_size):
-            batch = range(start, min(start + batch_size, len(asked)))
-            answers = _answers(engine, {n: asked[n] for n in batch if n not in long}, sampling)
+        for batch, answers in zip(places, answered, strict=True):
             append_lines(file, [_line(asked[n], answers.get(n)) | {DECODING: decoding} for n in batch])
             if progress is not None:
                 progress(batch.stop, len(asked))
@@ -102,7 +106,7 @@ def answer_file(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A row of the input: its number, itself as its line holds it, and what it comes to."""
 
     number: int
@@ -112,7 +116,26 @@ class _Asked:
     images: tuple[ImageSource, ...]
 
 
-def _read(source: Path, engine: Engine, template: TemplateName | None, default: str | None) -> list[_Asked]:
+Batch = dict[int, Asked]
+Answers = dict[int, Answer]
+"""Both by the rows' place in the file."""
+
+
+def answering(
+    base: str, adapters: Mapping[str, Path], options: Mapping[str, Any], sampling: Sampling, device: str
+) -> Callable[[Batch], Answers]:
+    """Load a model as `Engine.load` does; returns what answers a batch with it. For processes of their own."""
+    engine = Engine.load(base, adapters, **options, device=device)
+    return lambda rows: _answers(engine, rows, sampling)
+
+
+def rows_of(batch: Batch) -> str:
+    """What a message calls a batch."""
+    numbers = [row.number for row in batch.values()] or [0]  # rows without room for an answer are in no batch
+    return f"row {numbers[0]}" if len(numbers) == 1 else f"rows {numbers[0]} to {numbers[-1]}"
+
+
+def _read(source: Path, engine: Engine, template: TemplateName | None, default: str | None) -> list[Asked]:
     rows = read_rows(str(source))
     adapters = [_adapter(number, row, default, engine, source) for number, row in rows]
     questions = [_question(number, row, source) for number, row in rows]
@@ -126,11 +149,11 @@ def _read(source: Path, engine: Engine, template: TemplateName | None, default: 
         except ValueError as error:
             raise UserError(f"{source}, row {number}: {error}") from error
         prompt = prompt_ids(_turns(question, source), template or engine.template_for(name), engine.tokenizer)
-        asked.append(_Asked(number, _json_row(row), name, prompt, question.images))
+        asked.append(Asked(number, _json_row(row), name, prompt, question.images))
     return asked
 
 
-def _answers(engine: Engine, rows: dict[int, _Asked], sampling: Sampling) -> dict[int, Answer]:
+def _answers(engine: Engine, rows: Batch, sampling: Sampling) -> Answers:
     """The answers of some rows, by their place in the file."""
     if not rows:
         return {}
@@ -139,7 +162,7 @@ def _answers(engine: Engine, rows: dict[int, _Asked], sampling: Sampling) -> dic
     return dict(zip(rows, engine.answer(prompts, sampling, adapters, seeds, images), strict=True))
 
 
-def _line(row: _Asked, answer: Answer | None) -> dict[str, Any]:
+def _line(row: Asked, answer: Answer | None) -> dict[str, Any]:
     line: dict[str, Any] = {ROW: row.number, RECORD: row.record}
     if row.images:
         line[IMAGES] = [image.name for image in row.images]
@@ -189,7 +212,7 @@ def _adapter(number: int, row: dict[str, Any], default: str | None, engine: Engi
         raise UserError(f"{source}, row {number}: {error}; name its folder with --adapter {name}=FOLDER") from error
 
 
-def _resume(target: Path, asked: list[_Asked], decoding: dict[str, Any]) -> int:
+def _resume(target: Path, asked: list[Asked], decoding: dict[str, Any]) -> int:
     """Check what an earlier run wrote, cut a torn last line off, and return how many rows are done."""
     anew = "choose another --out, or pass --overwrite to begin anew"
     lines = whole_lines(target)

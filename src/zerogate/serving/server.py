@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from zerogate.bases import load_base
 from zerogate.bases.adapted import recorded_template
@@ -93,6 +94,11 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     return service, create_app(service, settings.limits, settings.keys, settings.origins, settings.gated)
 
 
+def not_served(service: Service) -> list[tuple[str, str]]:
+    """The adapters that cannot be used, with the reason."""
+    return [(entry.name, entry.problem) for entry in list(service.pool.entries.values()) if entry.problem]
+
+
 def open_socket(host: str, port: int) -> socket.socket:
     """The socket to listen on, bound before anything is loaded.
 
@@ -145,6 +151,27 @@ def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket,
     Raises:
         UserError: an adapter that was to be preloaded cannot be loaded.
     """
+    begin(service, settings)
+    listen(app, settings, sock, ready)
+
+
+def begin(service: Service, settings: Settings) -> None:
+    """Start the engine and load what is to be there from the start.
+
+    Raises:
+        UserError: an adapter that was to be preloaded cannot be loaded.
+    """
+    service.engine.start()
+    for name in settings.preload:
+        try:
+            service.pool.release(service.pool.load(name))
+        except NoRoomError as error:
+            raise UserError(str(error)) from error
+        service.pool.pin(name)
+
+
+def listen(app: ASGIApp, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer over HTTP until stopped; arguments as for `run`."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -154,13 +181,6 @@ def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket,
         timeout_graceful_shutdown=settings.farewell,
         lifespan="on",
     )
-    service.engine.start()
-    for name in settings.preload:
-        try:
-            service.pool.release(service.pool.load(name))
-        except NoRoomError as error:
-            raise UserError(str(error)) from error
-        service.pool.pin(name)
     server = _Server(config)
     server.ready, server.leaving = ready, service.leaving
     # uvicorn hands on the signal that stopped it, when all is done: that is then the end, and not a violent one.
