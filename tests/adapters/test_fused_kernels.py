@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU: set TRITON_INTERPRET=1 for Triton's interpreter", allow_module_level=True)
 
-from zerogate.adapters import fused, fused_kernels
+from zerogate.adapters import fused, fused_choice, fused_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -143,7 +143,7 @@ def test_partial_sums_of_many_programs(per_row: bool, monkeypatch: pytest.Monkey
     assert all(torch.equal(x, y) for x, y in zip(*results[2:], strict=True))
 
 
-@pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [False, False, True], [True, False, True]])
+@pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [True, False, True]], ids=str)
 def test_gradients_that_nobody_needs_are_left_out(needs: list[bool]) -> None:
     tensors, how = example({**CASE, "size": (2, 7)})
     grad, _, *rest = tensors
@@ -180,7 +180,7 @@ def test_nothing_to_do() -> None:
 
 
 def test_the_trial_at_first_use_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_kernels", lambda device: fused_kernels)
+    monkeypatch.setattr(fused, "kernels_for", lambda device: fused_kernels)
     for per_row, capped in [(False, False), (True, True)]:
         for q_dtype, dtype in [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]:
-            assert fused._tried.__wrapped__(DEVICE, q_dtype, dtype, 2, 10, 32, per_row, capped)
+            assert fused_choice._tried.__wrapped__(DEVICE, q_dtype, dtype, 2, 10, 32, per_row, capped)

@@ -7,17 +7,13 @@ registered with torch, with a fake implementation, so torch.compile sees one ope
 is the Triton kernels of `fused_kernels.py`; everywhere else, and in tests, the plain reference beside it.
 
 The kernels have been tested in Triton's interpreter alone: **no GPU has run them yet, and how fast they are there is
-not known** (`python benchmarks/prompt_attention.py --device cuda` measures it). Hence `serves` tries them, once for
-each kind of input, on a small example against the reference, and the seam keeps to torch's own operations where they
-fail.
+not known** (`python benchmarks/prompt_attention.py --device cuda` measures it). Hence they are tried where they are
+first used (`fused_choice.py`).
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import subprocess
-import warnings
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -25,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DEVICES = frozenset({"cuda"})
-"""Where the seam adds prompts by this operator: elsewhere torch's own operations are as fast."""
-
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """What the kernels are for, with the error allowed to them, relative to the largest number of a result."""
+
+LARGEST = {torch.float32: 32 * 128, torch.bfloat16: 128 * 128, torch.float16: 128 * 128}
+"""Numbers in the keys of a head, padded to powers of two, up to which all that a program needs stays on the chip."""
 
 
 def add_prompt_attention(
@@ -64,32 +60,25 @@ def add_prompt_attention(
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in given[:4])  # type: ignore[union-attr]
     if graph or torch.compiler.is_compiling() or type(q_BHTD) is not Tensor:
         return torch.ops.zerogate.add_prompt_attention(*given)  # type: ignore[no-any-return]
-    return _forward(*given)  # torch's way to an operator takes longer than the operator, for one token
+    return forward(*given)  # torch's way to an operator takes longer than the operator, for one token
 
 
-def serves(out_BTHD: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, softcap: float | None) -> bool:
-    """Whether the seam adds these prompts by the operator: by device, dtype and shape, and whether it works there."""
-    B, H, T, D = q_BHTD.shape
-    device, K = q_BHTD.device, k.shape[-2]
-    if not (device.type in DEVICES and out_BTHD.shape == (B, T, H, D) and v.shape[-1] == D and _fits(q_BHTD, k)):
-        return False
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else k.dtype
-    return _works(str(device), q_BHTD.dtype, dtype, H // k.shape[-3], K, D, k.dim() == 4, softcap is not None)
-
-
-def _fits(q_BHTD: Tensor, k: Tensor) -> bool:
-    """Whether the kernels are for this: keys, values and their gradients of a head stay on the chip."""
+def fits(q_BHTD: Tensor, k: Tensor) -> bool:
+    """Whether the kernels are for this."""
     K, D = k.shape[-2:]
     padded = max(16, 1 << (K - 1).bit_length()) * max(16, 1 << (D - 1).bit_length())
-    return q_BHTD.dtype in ALLOWED and k.dtype in ALLOWED and K <= 128 and D <= 256 and padded <= 128 * 128
+    return q_BHTD.dtype in ALLOWED and k.dtype in ALLOWED and K <= 128 and D <= 256 and padded <= LARGEST[k.dtype]
 
 
 @cache
-def _kernels(device: str) -> ModuleType | None:
+def kernels_for(device: str) -> ModuleType | None:
     """The Triton kernels, where there is a GPU and Triton (which comes with torch for GPUs)."""
-    if device != "cuda" or importlib.util.find_spec("triton") is None:
+    if device != "cuda":
         return None
-    return importlib.import_module(".fused_kernels", __package__)
+    try:
+        return importlib.import_module(".fused_kernels", __package__)
+    except ImportError:
+        return None
 
 
 # --- the plain reference ------------------------------------------------------------------------------------
@@ -158,27 +147,27 @@ def reference_backward(
 # --- the operator -------------------------------------------------------------------------------------------
 
 
-def _forward(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
-    kernels = _kernels(q.device.type) if _fits(q, k) else None
+def forward(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
+    kernels = kernels_for(q.device.type) if fits(q, k) else None
     made: Tensor = (reference if kernels is None else kernels.forward)(out, q, k, v, *how)
     return made
 
 
-def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
-    kernels = _kernels(q.device.type) if _fits(q, k) else None
+def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
+    kernels = kernels_for(q.device.type) if fits(q, k) else None
     made: list[Tensor] = (reference_backward if kernels is None else kernels.backward)(grad, q, k, v, *how)
     return made
 
 
 _forward_op = torch.library.custom_op(
     "zerogate::add_prompt_attention",
-    _forward,
+    forward,
     mutates_args=(),
     schema="(Tensor out, Tensor q, Tensor k, Tensor v, Tensor? mask, float scaling, float? softcap) -> Tensor",
 )
 _backward_op = torch.library.custom_op(
     "zerogate::add_prompt_attention_backward",
-    _backward,
+    backward,
     mutates_args=(),
     schema="(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, float scaling, float? softcap, bool[] needs) "
     "-> Tensor[]",
@@ -209,66 +198,3 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward_op.register_autograd(_gradients, setup_context=_keep)
-
-
-# --- does it work here? -------------------------------------------------------------------------------------
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _works(*kind: Any) -> bool:
-    """`_tried`, asked while a graph is traced and not traced itself."""
-    return _tried(*kind)
-
-
-@cache
-def _tried(
-    device: str, q_dtype: torch.dtype, dtype: torch.dtype, group: int, K: int, D: int, per_row: bool, capped: bool
-) -> bool:
-    """Runs the operator on a small example, forward and backward, and compares it with the reference in fp64.
-
-    What fails is said once for each kind of input, and the seam then does without.
-    """
-    at = torch.device(device)
-    kernels = _kernels(at.type)
-    if kernels is None and at.type == "cuda":
-        return False
-    random = torch.Generator().manual_seed(0)  # its own: a run must not draw other numbers for having been here
-
-    def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, generator=random).to(at, dtype)
-
-    B, T, G = 2, 150, 2  # some blocks of tokens, the last one not full
-    H, rows = G * group, [B] if per_row else []
-    with torch.inference_mode(False), torch.no_grad():
-        out_BTHD, grad_BTHD, q_BHTD = (
-            draw(B, T, H, D),
-            draw(B, T, H, D),
-            draw(B, T, H, D, dtype=q_dtype).transpose(1, 2),
-        )
-        k, v = draw(*rows, G, K, D), draw(*rows, H, K, D)
-        mask_BK = torch.zeros(B, K, device=at).masked_fill(torch.arange(K, device=at) > K // 2, -torch.inf)
-        how = (mask_BK if per_row else None, D**-0.5, 20.0 if capped else None)
-        wide = [x.double() for x in (q_BHTD.to(dtype), k, v)]
-        exact = [reference(out_BTHD.double(), *wide, *how)]
-        exact += reference_backward(grad_BTHD.double(), *wide, *how, [True] * 3)
-        try:
-            ours = [_forward(out_BTHD, q_BHTD, k, v, *how), *_backward(grad_BTHD, q_BHTD, k, v, *how, [True] * 3)]
-        except _failures(kernels) as error:
-            reason = f"{type(error).__name__}: {error}"[:500]
-        else:
-            far = [float((x - y).abs().max() / y.abs().max()) for x, y in zip(ours, exact, strict=True)]
-            if all(x <= ALLOWED[dtype] for x in far):  # which a NaN is not
-                return True
-            reason = "errors of the output and of gradients against fp64: " + ", ".join(f"{x:.1e}" for x in far)
-    warnings.warn(
-        f"The fused prompt attention does not work on {device} ({dtype}, K={K}, heads of {D}): {reason}. "
-        "torch's own operations are used in its place: the same results, with more memory traffic.",
-        stacklevel=2,
-    )
-    return False
-
-
-def _failures(kernels: ModuleType | None) -> tuple[type[Exception], ...]:
-    """What a kernel raises that cannot be compiled or launched."""
-    of_triton = () if kernels is None else (kernels.TritonError,)
-    return (*of_triton, RuntimeError, ImportError, OSError, subprocess.SubprocessError)

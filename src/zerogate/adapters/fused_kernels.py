@@ -9,6 +9,9 @@ values are sums over tokens: each program writes what its own tokens give, and t
 the same order every time. Only this file imports Triton, and only `fused.py` imports this file, when it is needed.
 """
 
+# Arguments of kernels are Triton's: addresses, numbers, and what it compiles for.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -21,13 +24,16 @@ from triton.errors import TritonError
 
 __all__ = ["TritonError", "backward", "forward"]
 
+PRECISION = tl.constexpr("tf32x3")
+"""Of fp32: about that of fp32 itself, on tensor cores. Without them a backward would not fit into registers."""
+
 BLOCK_BYTES = 16 * 1024  # of one block of queries: two blocks, loaded ahead, and the prompts fit in shared memory
 
 
 @triton.jit
 def _scores(q_ND, k_KD, mask_at, in_mask, scaling, softcap, MASKED: tl.constexpr, CAPPED: tl.constexpr):
     """Scores [N, K] with softcap and mask; and the tanh of the softcap, or the bare scores where there is none."""
-    raw_NK = tl.dot(q_ND, tl.trans(k_KD), input_precision="ieee") * scaling
+    raw_NK = tl.dot(q_ND, tl.trans(k_KD), input_precision=PRECISION) * scaling
     tanh_NK = raw_NK
     scores_NK = raw_NK
     if CAPPED:
@@ -79,7 +85,7 @@ def forward_kernel(
     mask_NK = mask_at + b_N[:, None] * mask_b + k_K[None, :] * mask_k
     scores_NK, _ = _scores(q_ND, k_KD, mask_NK, in_N[:, None] & in_K[None, :], scaling, softcap, MASKED, CAPPED)
     probs_NK = _softmax(scores_NK, in_K)
-    extra_ND = tl.dot(probs_NK.to(v_KD.dtype), v_KD, input_precision="ieee")
+    extra_ND = tl.dot(probs_NK.to(v_KD.dtype), v_KD, input_precision=PRECISION)
 
     text_ND = tl.load(out_at + (b_N * out_b + t_N * out_t + head * out_h)[:, None] + d_D[None, :] * out_d, mask=in_ND)
     sum_ND = (text_ND.to(tl.float32) + extra_ND).to(sum_at.dtype.element_ty)
@@ -121,17 +127,17 @@ def backward_kernel(
         scores_NK, tanh_NK = _scores(q_ND, k_KD, mask_NK, in_NK, scaling, softcap, MASKED, CAPPED)
         probs_NK = _softmax(scores_NK, in_K)
         if OF_V:
-            grad_v_KD += tl.dot(tl.trans(probs_NK.to(v_KD.dtype)), grad_ND, input_precision="ieee")
+            grad_v_KD += tl.dot(tl.trans(probs_NK.to(v_KD.dtype)), grad_ND, input_precision=PRECISION)
         if OF_Q or OF_K:
-            grad_probs_NK = tl.dot(grad_ND, tl.trans(v_KD), input_precision="ieee")
+            grad_probs_NK = tl.dot(grad_ND, tl.trans(v_KD), input_precision=PRECISION)
             grad_scores_NK = probs_NK * (grad_probs_NK - tl.sum(probs_NK * grad_probs_NK, 1)[:, None])
             if CAPPED:
                 grad_scores_NK *= 1.0 - tanh_NK * tanh_NK
             grad_scores_NK = (grad_scores_NK * scaling).to(q_ND.dtype)
             if OF_K:
-                grad_k_KD += tl.dot(tl.trans(grad_scores_NK), q_ND, input_precision="ieee")
+                grad_k_KD += tl.dot(tl.trans(grad_scores_NK), q_ND, input_precision=PRECISION)
             if OF_Q:
-                grad_q_ND = tl.dot(grad_scores_NK, k_KD, input_precision="ieee").to(grad_q_at.dtype.element_ty)
+                grad_q_ND = tl.dot(grad_scores_NK, k_KD, input_precision=PRECISION).to(grad_q_at.dtype.element_ty)
                 at_ND = (b_N * grad_q_b + head * grad_q_h + t_N * grad_q_t)[:, None] + d_D[None, :] * grad_q_d
                 tl.store(grad_q_at + at_ND, grad_q_ND, mask=in_ND)
 
@@ -222,7 +228,7 @@ def _common(
     per_row = k.dim() == 4 or v.dim() == 4
     rows, N = (B, T) if per_row else (1, B * T)
     block_D, block_K = (max(16, triton.next_power_of_2(x)) for x in (D, K))
-    block_N = 16 if N <= 16 else max(16, min(128, BLOCK_BYTES // (block_D * k.element_size())))
+    block_N = 16 if N <= 16 else max(16, min(64, BLOCK_BYTES // (block_D * k.element_size()), 4096 // block_K))
     return rows, N, {
         "H": H, "GROUP": H // G, "K": K, "D": D,
         "PER_ROW": per_row, "MASKED": mask_BK is not None, "CAPPED": softcap is not None,
