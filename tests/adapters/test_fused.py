@@ -157,11 +157,13 @@ def test_without_triton_nothing_is_tried_on_a_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "zerogate.adapters.fused_kernels", raising=False)
     fused.kernels_for.cache_clear()
     assert fused.kernels_for("cuda") is None
-    assert not fused_choice._tried.__wrapped__("cuda:0", torch.float32, torch.float32, 1, 10, 64, False, False)
+    assert not fused_choice._tried.__wrapped__(
+        torch.device("cuda:0"), torch.float32, torch.float32, 1, 10, 64, False, False
+    )
     fused.kernels_for.cache_clear()
 
 
 def test_a_trial_draws_no_random_numbers() -> None:
     state = torch.get_rng_state()
-    assert fused_choice._tried.__wrapped__("cpu", torch.float32, torch.float32, 2, 10, 16, True, True)
+    assert fused_choice._tried.__wrapped__(torch.device("cpu"), torch.float32, torch.float32, 2, 10, 16, True, True)
     assert torch.equal(torch.get_rng_state(), state)

@@ -181,6 +181,6 @@ def test_nothing_to_do() -> None:
 
 def test_the_trial_at_first_use_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "kernels_for", lambda device: fused_kernels)
-    for per_row, capped in [(False, False), (True, True)]:
-        for q_dtype, dtype in [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]:
-            assert fused_choice._tried.__wrapped__(DEVICE, q_dtype, dtype, 2, 10, 32, per_row, capped)
+    for dtype, per_row, capped in [(torch.float32, False, False), (torch.bfloat16, True, True)]:
+        kind = (torch.float32, dtype, 2, 10, 32, per_row, capped)
+        assert fused_choice._tried.__wrapped__(torch.device(DEVICE), *kind)

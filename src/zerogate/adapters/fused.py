@@ -55,7 +55,8 @@ def add_prompt_attention(
         # As autocast does it for matrix products. Queries are cast where they are read: that takes no pass.
         lower = torch.get_autocast_dtype(q_BHTD.device.type)
         k, v = k.to(lower), v.to(lower)
-    out_BTHD = out_BTHD.to(torch.promote_types(out_BTHD.dtype, k.dtype))
+    if out_BTHD.dtype != k.dtype:
+        out_BTHD = out_BTHD.to(torch.promote_types(out_BTHD.dtype, k.dtype))
     given = (out_BTHD, q_BHTD, k, v, mask_BK, scaling, softcap)
     graph = torch.is_grad_enabled() and any(x.requires_grad for x in given[:4])  # type: ignore[union-attr]
     if graph or torch.compiler.is_compiling() or type(q_BHTD) is not Tensor:
@@ -148,12 +149,14 @@ def reference_backward(
 
 
 def forward(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
+    """The operator itself: the kernel where there is one for this, else the reference."""
     kernels = kernels_for(q.device.type) if fits(q, k) else None
     made: Tensor = (reference if kernels is None else kernels.forward)(out, q, k, v, *how)
     return made
 
 
 def backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
+    """Its gradients, likewise."""
     kernels = kernels_for(q.device.type) if fits(q, k) else None
     made: list[Tensor] = (reference_backward if kernels is None else kernels.backward)(grad, q, k, v, *how)
     return made

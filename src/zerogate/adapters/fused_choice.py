@@ -30,7 +30,7 @@ def serves(out_BTHD: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, softcap: floa
     if out_BTHD.shape != (B, T, H, D) or v.shape[-1] != D or out_BTHD.dtype not in fused.ALLOWED:
         return False
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else k.dtype
-    return _works(str(device), q_BHTD.dtype, dtype, H // k.shape[-3], K, D, k.dim() == 4, softcap is not None)
+    return _works(device, q_BHTD.dtype, dtype, H // k.shape[-3], K, D, k.dim() == 4, softcap is not None)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -41,35 +41,41 @@ def _works(*kind: Any) -> bool:
 
 @cache
 def _tried(
-    device: str, q_dtype: torch.dtype, dtype: torch.dtype, group: int, K: int, D: int, per_row: bool, capped: bool
+    device: torch.device,
+    q_dtype: torch.dtype,
+    dtype: torch.dtype,
+    group: int,
+    K: int,
+    D: int,
+    per_row: bool,
+    capped: bool,
 ) -> bool:
     """Runs the operator on a small example, forward and backward, and compares it with the reference in fp64.
 
     What fails is said once for each kind of input, and the seam then does without.
     """
-    at = torch.device(device)
-    kernels = fused.kernels_for(at.type)
-    if kernels is None and at.type == "cuda":
+    kernels = fused.kernels_for(device.type)
+    if kernels is None and device.type == "cuda":
         return False
     random = torch.Generator().manual_seed(0)  # its own: a run must not draw other numbers for having been here
 
     def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, generator=random).to(at, dtype)
+        return torch.randn(shape, generator=random).to(device, dtype)
 
     B, T, G = 2, 150, 2  # some blocks of tokens, the last one not full
     H, rows = G * group, [B] if per_row else []
     with torch.inference_mode(False), torch.no_grad():
         out_BTHD, grad_BTHD, q_BTHD = draw(B, T, H, D), draw(B, T, H, D), draw(B, T, H, D, dtype=q_dtype)
         k, v = draw(*rows, G, K, D), draw(*rows, H, K, D)
-        mask_BK = torch.zeros(B, K, device=at).masked_fill(torch.arange(K, device=at) > K // 2, -torch.inf)
+        mask_BK = torch.zeros(B, K, device=device).masked_fill(torch.arange(K, device=device) > K // 2, -torch.inf)
         how = (mask_BK if per_row else None, D**-0.5, 20.0 if capped else None)
         given: tuple[Any, ...] = (q_BTHD.transpose(1, 2), k, v, *how)
         exactly: tuple[Any, ...] = (q_BTHD.to(dtype).double().transpose(1, 2), k.double(), v.double(), *how)
-        needs: Any = [True, True, True]
+        needs: tuple[Any, ...] = ([True, True, True],)
         exact = [fused.reference(out_BTHD.double(), *exactly)]
-        exact += fused.reference_backward(grad_BTHD.double(), *exactly, needs=needs)
+        exact += fused.reference_backward(grad_BTHD.double(), *exactly, *needs)
         try:
-            ours = [fused.forward(out_BTHD, *given), *fused.backward(grad_BTHD, *given, needs)]
+            ours = [fused.forward(out_BTHD, *given), *fused.backward(grad_BTHD, *given, *needs)]
         except _failures(kernels) as error:
             reason = f"{type(error).__name__}: {error}"[:500]
         else:

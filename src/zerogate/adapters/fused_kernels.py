@@ -159,6 +159,7 @@ def forward(
     softcap: float | None,
 ) -> Tensor:
     """`fused.reference` as one kernel."""
+    assert out_BTHD.shape == q_BHTD.transpose(1, 2).shape
     sum_BTHD = torch.empty_like(out_BTHD, memory_format=torch.contiguous_format)
     if sum_BTHD.numel() == 0:
         return sum_BTHD
@@ -225,6 +226,9 @@ def _common(
     """How many sets of prompts there are, tokens for each, and what both kernels are compiled for."""
     B, H, T, D = q_BHTD.shape
     G, K = k.shape[-3:-1]
+    # A kernel would read whatever lies there: shapes that do not fit must end here.
+    assert H % G == 0 and k.shape[-1] == D and v.shape[-3:] == (H, K, D) and {*k.shape[:-3], *v.shape[:-3]} <= {B}
+    assert mask_BK is None or mask_BK.shape == (B, K)
     per_row = k.dim() == 4 or v.dim() == 4
     rows, N = (B, T) if per_row else (1, B * T)
     block_D, block_K = (max(16, triton.next_power_of_2(x)) for x in (D, K))
