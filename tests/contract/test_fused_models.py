@@ -80,18 +80,30 @@ def test_a_fresh_adapter_changes_nothing(calls: list[Any]) -> None:
     assert calls
 
 
-def test_without_images_two_adapters_or_none_it_is_left_alone(calls: list[Any]) -> None:
+def test_two_adapters_or_none_are_left_alone(calls: list[Any]) -> None:
     family = BY_NAME["llama-grouped"]
     model = three_adapters()
     model.base_model.set_adapter(["first", "second"])
     both = outputs(family, model)
-    assert not any(len(shape) != 4 for shape in calls)
     alone = len(calls)  # "first" reaches all three layers, "second" the top one: two layers have one adapter
     assert alone == 2
     torch.testing.assert_close(both, in_passes(lambda: outputs(family, model)), rtol=1e-5, atol=1e-5)
     with model.disable_adapter():
         assert torch.equal(outputs(family, model), outputs(family, family.model()))
     assert len(calls) == alone
+
+
+def test_images_are_added_apart(calls: list[Any]) -> None:
+    """With images in the pass more than one set of prompts is at work: torch's own operations do it."""
+    family = BY_NAME["llama-grouped"]
+    seeing = zero_init(family, num_layers=2, image_layers=[1, 2], image_channels=6, image_hidden=5)
+    model = randomise(get_peft_model(family.model(), seeing)).eval()
+    features = torch.randn(3, 12)
+    seen = outputs(family, model, image_features=features)
+    assert not calls
+    assert torch.equal(seen, in_passes(lambda: outputs(family, model, image_features=features)))
+    blind = outputs(family, model)
+    assert len(calls) == 2 and not torch.equal(blind, seen)
 
 
 def three_adapters() -> PeftModel:
