@@ -74,9 +74,11 @@ def test_no_arrow_runs_back(file: Path) -> None:
 
 def test_adapters_need_only_torch_transformers_and_peft() -> None:
     allowed = {"torch", "transformers", "peft", "safetensors", "zerogate", *sys.stdlib_module_names}
+    kernels = {"triton"}  # comes with torch for GPUs; this one file is imported where it is there
     for file in (PACKAGE / "adapters").rglob("*.py"):
         module = ["zerogate", *file.relative_to(PACKAGE).with_suffix("").parts]
         foreign = {name.split(".")[0] for name in imports(file.read_text(encoding="utf-8"), module)} - allowed
+        foreign -= kernels if file.stem == "fused_kernels" else set()
         assert not foreign, f"{file.relative_to(PACKAGE)} imports {', '.join(sorted(foreign))}"
 
 

@@ -152,7 +152,7 @@ def run(service: Service, app: FastAPI, settings: Settings, sock: socket.socket,
         UserError: an adapter that was to be preloaded cannot be loaded.
     """
     begin(service, settings)
-    listen(app, settings, sock, ready)
+    listen(app, settings, sock, ready, service.leaving)
 
 
 def begin(service: Service, settings: Settings) -> None:
@@ -170,8 +170,14 @@ def begin(service: Service, settings: Settings) -> None:
         service.pool.pin(name)
 
 
-def listen(app: ASGIApp, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer over HTTP until stopped; arguments as for `run`."""
+def listen(
+    app: ASGIApp,
+    settings: Settings,
+    sock: socket.socket,
+    ready: Callable[[], None],
+    leaving: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Answer over HTTP until stopped; arguments as for `run`, and what is to be called when stopping begins."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -182,7 +188,7 @@ def listen(app: ASGIApp, settings: Settings, sock: socket.socket, ready: Callabl
         lifespan="on",
     )
     server = _Server(config)
-    server.ready, server.leaving = ready, service.leaving
+    server.ready, server.leaving = ready, leaving
     # uvicorn hands on the signal that stopped it, when all is done: that is then the end, and not a violent one.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -14,6 +14,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from .. import fused, fused_choice
 from ..attention import AttentionFunction, add, for_tokens, join_prompts, prompt_attention
 from ..bank import RowAdapters, Stacked, stack_prompts
 from ..layouts import Layout
@@ -250,14 +251,7 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
                 assert extra_BTHD is not None
                 total = _plus(total, extra_BTHD.masked_fill(~own_B[:, None, None, None], 0.0))
         elif prompting:
-            dtype = q_BHTD.dtype
-
-            def stack() -> Stacked:
-                own = {name: self.keys_values(name, module, dtype) for name in prompting}
-                k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, own)
-                return *for_tokens(q_BHTD, k_BGKD, v_BHKD), mask_BK
-
-            k_BGKD, v_BHKD, mask_BK = self._hold((batch, dtype, q_BHTD.shape[2] == 1), stack)
+            k_BGKD, v_BHKD, mask_BK = self._stacked(rows, prompting, module, q_BHTD)
             total = prompt_attention(q_BHTD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
             for name in [
                 name for name in prompting if name in seeing
@@ -267,6 +261,30 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
             if name not in self.prompt:
                 total = _plus(total, self._adapter_contribution(name, module, q_BHTD, scaling, softcap))
         return total
+
+    def _stacked(self, rows: RowAdapters, names: list[str], module: nn.Module, q_BHTD: Tensor) -> Stacked:
+        """Keys, gated values and mask of these adapters, each row with its own."""
+        batch, dtype = q_BHTD.shape[0], q_BHTD.dtype
+
+        def stack() -> Stacked:
+            own = {name: self.keys_values(name, module, dtype) for name in names}
+            k_BGKD, v_BHKD, mask_BK = stack_prompts(rows, batch, own)
+            return *for_tokens(q_BHTD, k_BGKD, v_BHKD), mask_BK
+
+        stacked: Stacked = self._hold((batch, dtype, q_BHTD.shape[2] == 1), stack)
+        return stacked
+
+    def _only_set(self, module: nn.Module, q_BHTD: Tensor) -> Stacked | None:
+        """Keys, gated values and mask, where one set of prompts for each row is all that is added here."""
+        if self.disable_adapters or self.images:
+            return None
+        active = self.active_adapters if self.rows is None else self.rows.adapters
+        names, dtype = [name for name in active if name in self.gate and name in self.prompt], q_BHTD.dtype
+        if self.rows is not None and names:
+            return self._stacked(self.rows, names, module, q_BHTD)
+        if len(names) != 1:
+            return None
+        return *self._hold((names[0], dtype), lambda: self.keys_values(names[0], module, dtype)), None
 
     def attend(
         self,
@@ -288,7 +306,13 @@ class ZeroInitLayer(nn.Module, BaseTunerLayer):
         out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
         if not torch.compiler.is_compiling():
             self.goes_on = query.shape[2] == 1 < key.shape[2]
-        extra_BTHD = self.contribution(module, query, kwargs.get("scaling"), kwargs.get("softcap"))
+        scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
+        only = self._only_set(module, query) if query.device.type in fused_choice.DEVICES else None
+        if only is not None and fused_choice.serves(out_BTHD, query, *only[:2], softcap):
+            self.reached = True
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            return fused.add_prompt_attention(out_BTHD, query, *only, scaling, softcap), weights
+        extra_BTHD = self.contribution(module, query, scaling, softcap)
         return (out_BTHD if extra_BTHD is None else add(out_BTHD, extra_BTHD)), weights
 
     def _vanilla(self) -> str | None:
