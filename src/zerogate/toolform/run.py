@@ -27,7 +27,7 @@ from zerogate.bases.load import load_base
 from zerogate.data.jsonl import changed_settings, whole_lines
 from zerogate.data.load import Data
 from zerogate.errors import UserError
-from zerogate.toolform import pocket, report
+from zerogate.toolform import report
 from zerogate.toolform.document import Clock, Document, read_demonstrations, read_documents
 from zerogate.toolform.evaluate import ask, perplexity
 from zerogate.toolform.learn import demonstrations_data, texts_data
@@ -35,6 +35,7 @@ from zerogate.toolform.positions import Text
 from zerogate.toolform.recipe import ToolformRecipe
 from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
 from zerogate.toolform.tasks import read_task
+from zerogate.toolform.worlds import WORLDS
 from zerogate.tools.inline import OPEN
 from zerogate.tools.named import named_tools
 from zerogate.tools.registry import Toolbox
@@ -43,7 +44,6 @@ from zerogate.training.run import train
 from zerogate.training.run_folder import read_summary
 
 STAGES = ("sample", "execute", "filter", "merge", "train", "evaluate")
-_POCKET = "pocket"
 _HELD_OUT = 200
 
 
@@ -70,8 +70,8 @@ class Toolform:
         """What calls are put into."""
         section = self.recipe.documents
         return (
-            pocket.documents(section.limit or 1000)
-            if section.path == _POCKET
+            WORLDS[section.path].documents(section.limit or 1000)
+            if section.path in WORLDS
             else read_documents(section.path, section.limit)
         )
 
@@ -114,6 +114,8 @@ class Toolform:
         for name, column in (("adapter", "ids"), ("without-calls", "plain_ids")):
             if name == "adapter" or self.recipe.without_calls:
                 texts = [row[column] for row in rows]
+                if name == "adapter" and self.recipe.plain_copies:
+                    texts += [row["plain_ids"] for row in rows]
                 self._adapt(name, texts_data(self._tokenizer, texts, self.recipe.max_length))
 
     def _adapt(self, which: str, data: Data) -> Path:
@@ -185,16 +187,16 @@ class Toolform:
         section = self.recipe.proposer
         assert section is not None
         texts = (
-            pocket.demonstrations(section.limit or 1000)
-            if section.demonstrations == _POCKET
+            WORLDS[section.demonstrations].demonstrations(section.limit or 1000)
+            if section.demonstrations in WORLDS
             else read_demonstrations(section.demonstrations, list(self.tools))[: section.limit]
         )
         return demonstrations_data(self._tokenizer, texts, list(self.tools), self.recipe.max_length)
 
     def _others(self) -> list[str]:
-        """Texts of the documents' kind that were not learned from: those that have no calls, or pocket's next ones."""
-        if self.recipe.documents.path == _POCKET:
-            return [one.text for one in pocket.documents(_HELD_OUT, seed=1)]
+        """Texts of the documents' kind that were not learned from: those that have no calls, or a world's next ones."""
+        if self.recipe.documents.path in WORLDS:
+            return [one.text for one in WORLDS[self.recipe.documents.path].documents(_HELD_OUT, seed=1)]
         merged = {row["row"] for row in self._merged()}
         found = [row["text"] for row in whole_lines(self._file("filtered")) if row["row"] not in merged]
         return found[:_HELD_OUT] or [document.text for document in self.documents[:_HELD_OUT]]
