@@ -1,5 +1,5 @@
-"""A second world for pocket, of things to look up: buildings of its towns and habits of its people, which stand in notes
-that two search engines have, and words of another language, which a glossary knows.
+"""A second world for pocket, of things to look up: buildings of its towns and habits of its people, which stand in
+notes that two search engines have, and words of another language, which a glossary knows.
 
     WORLD.documents(500)      # texts with a building, a person, or a letter in German
     notes("buildings")        # what the engines find: rows with `title` and `text`
@@ -60,8 +60,8 @@ GLOSSARY = {
 }  # fmt: skip
 """English by German."""
 
-# Ten words of English, ten of German, and what the German means: so long does a stretch have to be for the translator's
-# rule (`heuristics.something_to_translate`), which looks at ten words at a time.
+# Ten words of English, ten of German, and what the German means: so long does a stretch have to be for the
+# translator's rule (`heuristics.something_to_translate`), which looks at ten words at a time.
 _LETTERS = (
     ("{n} has a letter from {m}, and it says this: ", "Wir haben gestern lange {v} gesucht und nur {w} gefunden."),
     ("There was a note on the door in {p} today: ", "Auf dem Tisch stehen heute {v} und bald auch {w}."),

@@ -11,7 +11,7 @@ output:    runs/toolform
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -94,9 +94,10 @@ class ToolformRecipe(Section):
         max_length: most tokens in a training sequence.
         adapter: what holds the skill.
         train: how it is trained.
-        plain_copies: learn each text also as it was, without its calls. With tools off a model then says what it would
-            have said without any; one that has only seen the texts with calls has not learned what follows without.
-        without_calls: also train an adapter on the same texts without their calls, to compare with.
+        plain: texts that the adapter also learns as they were, without calls: `none` as in the paper, `copies` of
+            those that have calls, or all `documents`. One that has only seen the texts with calls has not learned what
+            comes where none is made.
+        without_calls: also train an adapter on the same texts without their calls, each once, to compare with.
         evaluate: what is asked at the end.
         open_top_k: a call is begun where its opening is among so many likeliest continuations.
         most_calls: per answer.
@@ -116,7 +117,7 @@ class ToolformRecipe(Section):
     max_length: Annotated[int, Field(ge=8)] = 1024
     adapter: dict[str, Any]
     train: dict[str, Any]
-    plain_copies: bool = False
+    plain: Literal["none", "copies", "documents"] = "none"
     without_calls: bool = True
     evaluate: tuple[Asked, ...] = ()
     open_top_k: PositiveInt = 10

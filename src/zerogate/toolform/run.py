@@ -36,6 +36,7 @@ from zerogate.toolform.recipe import ToolformRecipe
 from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
 from zerogate.toolform.tasks import read_task
 from zerogate.toolform.worlds import WORLDS
+from zerogate.tools.answers import Read
 from zerogate.tools.inline import OPEN
 from zerogate.tools.named import named_tools
 from zerogate.tools.registry import Toolbox
@@ -53,15 +54,21 @@ class Toolform:
     Args:
         recipe: from `load_toolform`.
         console: where to report; standard error by default.
+        reader_of: as for `named_tools`.
 
     Raises:
         UserError: a tool that is not there, a `sampling` for none of them, or a folder of another recipe.
     """
 
-    def __init__(self, recipe: ToolformRecipe, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        recipe: ToolformRecipe,
+        console: Console | None = None,
+        reader_of: Callable[[str], Read] | None = None,
+    ) -> None:
         self.recipe, self.console = recipe, console or Console(stderr=True, highlight=False)
         self.folder, self.clock = Path(recipe.output), Clock()
-        self.tools = _tools(recipe, self.clock)
+        self.tools = _tools(recipe, self.clock, reader_of)
         self.tasks = {name: found for one in recipe.evaluate for name, found in read_task(**dict(one)).items()}
         self._refuse_other()
 
@@ -110,13 +117,17 @@ class Toolform:
         self.console.print(f"{count:,} of {len(whole_lines(self._file('filtered'))):,} texts have calls that help")
 
     def _train(self) -> None:
-        rows = self._merged()
-        for name, column in (("adapter", "ids"), ("without-calls", "plain_ids")):
-            if name == "adapter" or self.recipe.without_calls:
-                texts = [row[column] for row in rows]
-                if name == "adapter" and self.recipe.plain_copies:
-                    texts += [row["plain_ids"] for row in rows]
-                self._adapt(name, texts_data(self._tokenizer, texts, self.recipe.max_length))
+        if not (rows := self._merged()):
+            raise UserError("there is nothing to learn from: no text has a call that helps; look at the funnel")
+        called, plain = ([row[column] for row in rows] for column in ("ids", "plain_ids"))
+        if self.recipe.plain == "documents":
+            plain = [row["ids"] for row in whole_lines(self._file("filtered"))]
+        self._adapt("adapter", self._texts(called if self.recipe.plain == "none" else called + plain))
+        if self.recipe.without_calls:
+            self._adapt("without-calls", self._texts(plain))
+
+    def _texts(self, texts: list[list[int]]) -> Data:
+        return texts_data(self._tokenizer, texts, self.recipe.max_length)
 
     def _adapt(self, which: str, data: Data) -> Path:
         """The trained adapter; what is trained already is taken as it is."""
@@ -148,15 +159,16 @@ class Toolform:
         for name, which, calls in [*kinds, ("with tools", "adapter", self.recipe.most_calls)]:
             if which == "without-calls" and not self.recipe.without_calls:
                 continue
-            model, tokenizer = self._model(self._trained(which) if which else None)
-            start = start_tokens(tokenizer)
+            adapter = self._trained(which) if which else None
+            model, tokenizer = self._model(adapter)
+            start, learned = start_tokens(tokenizer), _fingerprint(adapter)
             parts = {}
             for part, questions in self.tasks.items():
                 with self._progress(f"{name}: {part}") as progress:
                     parts[part] = ask(
                         model, tokenizer, questions, self.tools, self.clock, start, folder / f"{name}, {part}.jsonl",
                         most_calls=calls, open_top_k=self.recipe.open_top_k,
-                        max_new_tokens=self.recipe.max_new_tokens, progress=progress,
+                        max_new_tokens=self.recipe.max_new_tokens, learned=learned, progress=progress,
                     )  # fmt: skip
             results[name] = {"parts": parts}
             if calls == 0:
@@ -268,14 +280,21 @@ class Toolform:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _tools(recipe: ToolformRecipe, clock: Clock) -> Toolbox:
-    found = named_tools(recipe.tools, clock)
+def _tools(recipe: ToolformRecipe, clock: Clock, reader_of: Callable[[str], Read] | None) -> Toolbox:
+    found = named_tools(recipe.tools, clock, reader_of)
     if unknown := [name for name in recipe.sampling if found.find(name) is None]:
         raise UserError(f"sampling.{unknown[0]}: there is no such tool; there are {', '.join(found)}")
     own = {name.lower(): section.model_dump(exclude_none=True) for name, section in recipe.sampling.items()}
     return Toolbox(
         replace(tool, sampling=replace(tool.sampling, **own.get(name.lower(), {}))) for name, tool in found.items()
     )
+
+
+def _fingerprint(adapter: Path | None) -> str:
+    """Of an adapter's weights; empty for the base."""
+    if adapter is None:
+        return ""
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _rich(table: report.Table) -> Any:
