@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import date, timedelta
+from functools import cache
 
 from zerogate.bases.pocket.computed import LISTS, people, places, stable_hash
 from zerogate.toolform.world import PLAIN, Told, World
@@ -88,6 +89,7 @@ def part(key: str) -> str:
     return next(split for split, places_ in _SHARES.items() if place in places_)
 
 
+@cache
 def notes(which: str) -> list[dict[str, str]]:
     """Rows with `title` and `text`: 180 of `buildings`, or 100 of `people`."""
     if which == "buildings":
