@@ -180,20 +180,8 @@ class Toolform:
 
     def write_report(self) -> None:
         """`report.md`, and the same in the terminal."""
-        rows = self._with_places(whole_lines(self._file("filtered")))
-        sections = [("What is left after each stage", report.funnel_table(rows))]
-        if (precision := report.precision_table(rows, self.tools)) is not None:
-            sections.append(("Calls that are right", precision))
-        if (results := self.folder / "results.json").exists():
-            sections.append(("Right answers", report.answers_table(json.loads(results.read_text()))))
-        parts = [f"# {self.recipe.title}"]
-        for title, table in sections:
-            parts += [f"## {title}", report.markdown(table)]
-        parts += ["## Calls", "\n".join(f"- {line}" for line in report.examples(rows, self.tools))]
-        write_text(self.folder / "report.md", "\n\n".join(parts) + "\n")
-        for title, table in sections:
-            self.console.print(f"\n[bold]{title}[/]", _rich(table), sep="\n")
-        self.console.print(f"report    {self.folder / 'report.md'}", soft_wrap=True)
+        rows = report.with_places(self._tokenizer, whole_lines(self._file("filtered")))
+        report.write(self.folder, self.recipe.title, rows, self.tools, self.console)
 
     def _demonstrations(self) -> Data:
         section = self.recipe.proposer
@@ -218,18 +206,6 @@ class Toolform:
         if not file.exists():
             raise UserError(f"{file} is not there: run the stages before this one first")
         return whole_lines(file)
-
-    def _with_places(self, rows: list[Row]) -> list[Row]:
-        """Rows whose calls and truths say at which character, and which token, they stand."""
-        for row in rows:
-            encoded = self._tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
-            starts = [start for start, _ in encoded["offset_mapping"]]
-            for found in row["tools"].values():
-                for call in found["calls"]:
-                    call["at"] = starts[call["position"]]
-            for true in row["truth"]:
-                true["token"] = next((n for n, start in enumerate(starts) if start >= true["at"]), len(starts))
-        return rows
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -295,15 +271,3 @@ def _fingerprint(adapter: Path | None) -> str:
     if adapter is None:
         return ""
     return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def _rich(table: report.Table) -> Any:
-    from rich.table import Table
-
-    headings, rows = table
-    shown = Table(*headings)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        shown.add_row(*row)
-    return shown
