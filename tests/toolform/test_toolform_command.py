@@ -120,7 +120,6 @@ def test_answers_that_were_given_are_not_asked_for_again(
     assert asked == [1] and {file.name: file.read_bytes() for file in answers.glob("*.jsonl")} == kept
     run("evaluate", str(folder / "recipe.yaml"), "max_new_tokens=11")
     assert len(asked) == 1 + 12, "other settings: all answers anew"
-    run("evaluate", str(folder / "recipe.yaml"))
 
 
 def test_texts_are_learned_with_and_without_their_calls(made: tuple[Path, dict[str, Any]]) -> None:
