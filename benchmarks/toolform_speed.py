@@ -6,7 +6,8 @@ All on pocket. Sampling: behind the prompt that shows calls, as for a large base
 for all calls of a text, `each` once per call. Filter: texts of the pocket world joined to a length, with calls at
 random places; `ours` scores a text once for all its calls, ends each call's two sequences where the weights do, and
 puts sequences of like length in a batch; `whole` is the formula word by word: three whole texts per call, one at a
-time. Both give the same gains. Measured in turn in one process; medians over rounds.
+time. Both give the same gains. Measured in turn in one process on one thread; seconds are the processor's, so what else
+the machine does matters little; medians over rounds.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ def sampled(model: Any, tokenizer: Any, positions: int, calls: int, rounds: int)
     for _ in range(rounds):
         for place, share in enumerate((shared_cache, lambda *given: {})):
             sample.shared_cache = share  # type: ignore[assignment]
-            began = time.perf_counter()
+            began = time.process_time()
             found = propose(model, tokenizer, tool, texts)
-            took[place].append(time.perf_counter() - began)
+            took[place].append(time.process_time() - began)
     sample.shared_cache = shared_cache
     return sum(one.sampled for one in found), [statistics.median(one) for one in took]
 
@@ -96,21 +97,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, fewer sizes: under a minute")
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     model, tokenizer = load_base("pocket", dtype="float32")
     model.eval()
     start, pad = [tokenizer.bos_token_id], tokenizer.pad_token_id
 
     def ours(texts: list[tuple[list[int], list[Candidate]]]) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         weigh(model, start, texts, pad)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     def one_by_one(texts: list[tuple[list[int], list[Candidate]]]) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for text, calls in texts:
             for call in calls:
                 whole(model, start, text, call)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     small = make(tokenizer, 2, 128, 5)
     fast = [losses.gain for found in weigh(model, start, small, pad) for losses in found]

@@ -135,7 +135,7 @@ def test_what_looks_like_a_call_waits(size: int) -> None:
 def test_in_the_terminal(in_text: Path) -> None:
     command = [sys.executable, "-m", "zerogate.cli.main", "chat", "--base", str(in_text), "--template", "plain"]
     options = {"input": "Jars:\n", "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run([*command, "--tools", "calculator", "--max-calls", "1"], **options)
+    done = subprocess.run([*command, "--tools", "calculator,calendar", "--max-calls", "1"], **options)
     assert done.returncode == 0, done.stderr
     assert "[Calculator(12 * 18) \N{RIGHTWARDS ARROW} 216]" in done.stdout and " 216." in done.stdout
     off = subprocess.run([*command, "--tools", "calculator", "--max-calls", "0"], **options)

@@ -106,6 +106,33 @@ def test_a_stage_that_was_stopped_goes_on(
         sample(model, tokenizer, tools(), documents[::-1], torn, shown=False)
 
 
+@pytest.mark.parametrize("stage", ["execute", "filter"])
+def test_calls_that_were_run_or_weighed_are_not_again(
+    taught: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr("zerogate.toolform.stages.AT_ONCE", 1)
+    call = {"position": 6, "input": "12 * 18"} | ({"result": "216"} if stage == "filter" else {})
+    ids = taught[1](PLAIN, add_special_tokens=False)["input_ids"]
+    found = {"Calculator": {"positions": [], "sampled": 1, "calls": [call]}}
+    rows = [{"text": f"{PLAIN} {n}", "date": "", "truth": [], "ids": ids, "tools": found} for n in range(3)]
+    source, target = tmp_path / "source.jsonl", tmp_path / "target.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run() -> list[int]:
+        done: list[int] = []
+        if stage == "execute":
+            execute(tools(), source, target, progress=lambda n, _: done.append(n))
+        else:
+            weigh_calls(*taught, source, target, progress=lambda n, _: done.append(n))
+        return done
+
+    assert run() == [1, 2, 3]
+    whole = target.read_bytes()
+    target.write_bytes(whole[: whole.index(b"\n") + 30])  # as a kill leaves it
+    assert run() == [2, 3] and target.read_bytes() == whole
+    assert run() == []
+
+
 def test_the_prompt_has_the_document(taught: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = taught
     sample(model, tokenizer, Toolbox([calendar()]), [Document(OTHER, "2026-05-28")], tmp_path / "shown.jsonl")

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from zerogate.bases.adapted import load_adapted
+from zerogate.bases.load import load_base
 from zerogate.cli.toolform import toolform
 from zerogate.data.jsonl import whole_lines
 from zerogate.errors import UserError
-from zerogate.toolform import pocket
+from zerogate.toolform import evaluate, pocket
+from zerogate.training.run_folder import read_summary
 
 
 def run(*words: str, report: bool = False) -> None:
@@ -46,6 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
             "train": {"steps": 40, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 4},
         },
         "adapter": {"method": "lora", "r": 2},
+        "plain": "documents",
         "train": {"steps": 2, "batch_size": 4, "learning_rate": 0.001},
         "evaluate": [{"task": "pocket", "limit": 1}],
         "max_new_tokens": 12,
@@ -94,6 +99,51 @@ def test_what_is_done_is_not_done_again(made: tuple[Path, dict[str, Any]]) -> No
         run(stage, str(folder / "recipe.yaml"))
     assert files[0].read_bytes() == kept
     assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files[2:]] == before
+
+
+def test_answers_that_were_given_are_not_asked_for_again(
+    made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = made
+    answers, asked = folder / "run" / "answers", []
+    kept = {file.name: file.read_bytes() for file in answers.glob("*.jsonl")}
+    (answers / "with tools, pocket sums.jsonl").rename(answers / "with tools, pocket sums.partial")
+    (answers / "with tools, pocket sums.partial").write_bytes(b'{"prompt": "torn')  # as a kill leaves it
+    real = evaluate.answer_with_tools
+
+    def count(*given: Any, **settings: Any) -> Any:
+        asked.append(settings["most_calls"])
+        return real(*given, **settings)
+
+    monkeypatch.setattr(evaluate, "answer_with_tools", count)
+    run("evaluate", str(folder / "recipe.yaml"))
+    assert asked == [1] and {file.name: file.read_bytes() for file in answers.glob("*.jsonl")} == kept
+    run("evaluate", str(folder / "recipe.yaml"), "max_new_tokens=11")
+    assert len(asked) == 1 + 12, "other settings: all answers anew"
+
+
+def test_texts_are_learned_with_and_without_their_calls(made: tuple[Path, dict[str, Any]]) -> None:
+    folder = made[0] / "run"
+    count, all_ = (len(whole_lines(folder / f"{name}.jsonl")) for name in ("merged", "filtered"))
+    learned = {name: read_summary(folder / name) for name in ("adapter", "without-calls")}
+    assert {name: one["train_records"] for name, one in learned.items() if one} == {
+        "adapter": count + all_,
+        "without-calls": all_,
+    }
+    assert count < all_ == 11
+
+
+def test_switched_off_as_a_whole_the_base_is_what_it_was(made: tuple[Path, dict[str, Any]]) -> None:
+    adapter = made[0] / "run" / "proposer" / "last"  # the one that has learned enough to tell
+    base, tokenizer = load_base("pocket", dtype="float32")
+    adapted, _ = load_adapted("pocket", {"default": adapter}, dtype="float32")
+    inputs = tokenizer("It was a quiet morning in Ashford. The day was", return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected, on = base.eval()(**inputs).logits, adapted.eval()(**inputs).logits
+        with adapted.disable_adapter():
+            off = adapted(**inputs).logits
+    assert torch.equal(off, expected) and not torch.allclose(on, expected, atol=0.1)
 
 
 def test_what_comes_after_sampling_may_change(made: tuple[Path, dict[str, Any]]) -> None:

@@ -75,9 +75,10 @@ def chat(
     chosen = load_persona(persona)
     toolbox = None
     if tools:
+        from zerogate.inference.reading import reader_of
         from zerogate.tools.named import named_tools
 
-        toolbox = named_tools(tools)
+        toolbox = named_tools(tools, reader_of=reader_of)
     engine, base_name = options.load_engine(base, adapters, dtype, device, quantization, allow_pickle)
     from zerogate.inference.chat import Chat
 

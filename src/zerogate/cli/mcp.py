@@ -34,7 +34,8 @@ def mcp(
     """
     if importlib.util.find_spec("mcp") is None:
         raise UserError("`zerogate mcp` needs the MCP SDK: pip install 'zerogate[tools]'")
+    from zerogate.inference.reading import reader_of
     from zerogate.tools.mcp_server import serve_stdio
     from zerogate.tools.named import named_tools
 
-    serve_stdio(named_tools(tools))
+    serve_stdio(named_tools(tools, reader_of=reader_of))

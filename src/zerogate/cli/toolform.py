@@ -39,6 +39,7 @@ def toolform(
     can be read, and goes on where it was stopped.
     """
     from zerogate.cli.recipes import find_recipe
+    from zerogate.inference.reading import reader_of
     from zerogate.toolform.recipe import load_toolform
     from zerogate.toolform.run import STAGES, Toolform
 
@@ -46,7 +47,7 @@ def toolform(
     rest = words[1:] if words[0] in STAGES else words
     if not rest:
         raise UserError(f"name a recipe: zerogate toolform {words[0]} recipes/toolform-pocket.yaml")
-    made = Toolform(load_toolform(find_recipe(Path(rest[0])), rest[1:]))
+    made = Toolform(load_toolform(find_recipe(Path(rest[0])), rest[1:]), reader_of=reader_of)
     if report:
         made.write_report()
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogate.data.jsonl import append_lines
+from zerogate.data.jsonl import append_lines, cut_torn_line, whole_lines
 from zerogate.toolform.document import Clock
 from zerogate.toolform.positions import Text, likely_positions
 from zerogate.toolform.score import Row, log_probs
@@ -15,6 +16,7 @@ from zerogate.toolform.tasks import Question
 from zerogate.tools.inline import without_calls
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.runtime import answer_with_tools
+from zerogate.training.checkpoints import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,9 +37,10 @@ def ask(
     most_calls: int,
     open_top_k: int,
     max_new_tokens: int,
+    learned: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Let a model finish texts; every answer is kept in `target`.
+    """Let a model finish texts; every answer is kept in `target`, and those that are there are not asked for again.
 
     Args:
         model, tokenizer: in eval mode.
@@ -45,17 +48,20 @@ def ask(
         tools: what may be called, `most_calls` times at most; 0 switches them off.
         clock: the calendar's.
         start: the tokens before every text.
-        target: a JSONL file, replaced.
+        target: a JSONL file, replaced where the questions, these settings or what was learned have changed.
         most_calls, open_top_k, max_new_tokens: as `answer_with_tools`.
+        learned: names what the model has learned, for telling whether answers are its own.
         progress: called with questions done and in all.
 
     Returns:
         `questions`, `right` and `called` (answers with a call).
     """
-    right = called = 0
+    settings = {"learned": learned, "most_calls": most_calls, "open_top_k": open_top_k, "most_tokens": max_new_tokens}
+    settings["prompts"] = [question.prompt for question in questions]
     partial = target.with_suffix(".partial")
-    with partial.open("wb") as opened:
-        for number, question in enumerate(questions, start=1):
+    rows = _kept(target, partial, settings)
+    with partial.open("ab") as opened:
+        for question in questions[len(rows) :]:
             clock.set(question.day)
             prompt = [*start, *tokenizer(question.prompt, add_special_tokens=False)["input_ids"]]
             answer = answer_with_tools(
@@ -67,21 +73,35 @@ def ask(
                 open_top_k=open_top_k,
                 most_calls=most_calls,
             )
-            good = question.right(without_calls(answer.text, tools))
-            right += good
-            called += bool(answer.calls)
             row = {
                 "prompt": question.prompt,
                 "said": answer.text,
                 "answers": question.answers,
-                "right": good,
+                "right": question.right(without_calls(answer.text, tools)),
                 "calls": [{"name": call.name, "result": call.result, "error": call.error} for call in answer.calls],
             }
             append_lines(opened, [row])
+            rows.append(row)
             if progress is not None:
-                progress(number, len(questions))
+                progress(len(rows), len(questions))
     partial.replace(target)
+    right, called = (sum(bool(row[key]) for row in rows) for key in ("right", "calls"))
     return {"questions": len(questions), "right": right, "called": called}
+
+
+def _kept(target: Path, partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answers of an earlier run that are of the same model, settings and questions; they stand in `partial` then."""
+    beside = target.with_suffix(".settings.json")
+    same = beside.exists() and json.loads(beside.read_text(encoding="utf-8")) == settings
+    if same and target.exists():
+        target.replace(partial)
+    elif not same:
+        partial.unlink(missing_ok=True)
+        write_text(beside, json.dumps(settings, ensure_ascii=False))
+    if not partial.exists():
+        return []
+    cut_torn_line(partial)
+    return whole_lines(partial)
 
 
 def perplexity(

@@ -63,8 +63,6 @@ def demonstrations_data(
 
 
 def _data(sequences: list[Sequence_], max_length: int) -> Data:
-    if not sequences:
-        raise UserError("there is nothing to learn from: no text has a call that helps; look at the funnel")
     long = sum(len(ids) > max_length for ids, _ in sequences)
     report = EncodeReport(records=len(sequences), too_long=long, truncated=long)
     ids, labels = (

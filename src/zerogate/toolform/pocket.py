@@ -12,16 +12,14 @@ Numbers, dates and facts differ between all three; `facts` are about towns of th
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
 
 from zerogate.bases.pocket.computed import LISTS, places, stable_hash
-from zerogate.bases.pocket.stories import mixed_paragraphs
 from zerogate.toolform.document import Document
+from zerogate.toolform.world import Told, World
 from zerogate.tools.answers import facts as tools_facts
 from zerogate.tools.calendar import say
-from zerogate.tools.inline import write_call
 
 KINDS = ("sum", "date", "fact")
 
@@ -42,43 +40,6 @@ _GOODS = (
     "cups",
     "hens",
 )
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A call that helps.
-
-    Attributes:
-        tool: its name.
-        inputs: what it may be given.
-        answer: what the text says next.
-        at: the character before which it belongs.
-    """
-
-    tool: str
-    inputs: tuple[str, ...]
-    answer: str
-    at: int
-
-
-@dataclass(frozen=True)
-class Told:
-    """A text about one thing, in parts.
-
-    Attributes:
-        before, answer, after: the text.
-        tool, inputs: the call that gives the answer, or none.
-        result: what the tool says.
-        day: on which it is told.
-    """
-
-    before: str
-    answer: str
-    after: str
-    tool: str = ""
-    inputs: tuple[str, ...] = ()
-    result: str = ""
-    day: date = field(default_factory=date.today)
 
 
 # Each relation: values, the question, how documents tell it, how the demonstrations do.
@@ -163,9 +124,8 @@ def part(question: str) -> str:
 
 
 def documents(count: int, seed: int = 0) -> list[Document]:
-    """Texts in which a call would help (one or two of them), and as many again, half as long, in which none does."""
-    rng = random.Random(f"documents {seed}")
-    return [_document(rng, "told") for _ in range(count)]
+    """Texts in which a call would help (one or two of them), and some, half as long, in which none does."""
+    return WORLD.documents(count, seed)
 
 
 def demonstrations(count: int, seed: int = 0) -> list[str]:
@@ -174,41 +134,12 @@ def demonstrations(count: int, seed: int = 0) -> list[str]:
     Half of the documents' wordings are among theirs (every other sum, the first and last day, the first telling of a
     relation), with other numbers, days and facts.
     """
-    rng = random.Random(f"demonstrations {seed}")
-    made = []
-    for kind in rng.choices([*KINDS, "plain"], [3, 2, 3, 1], k=count):
-        if kind == "plain":
-            made.append(next(mixed_paragraphs(rng)))
-            continue
-        one = _told(kind, rng, "shown")
-        call = write_call(one.tool, rng.choice(one.inputs), one.result)
-        made.append(one.before + call + one.answer + one.after)
-    return made
+    return WORLD.demonstrations(count, seed)
 
 
 def questions(kind: str, count: int, seed: int = 0) -> list[Told]:
     """Texts to finish, in the documents' words, about facts, days and numbers that no document has."""
-    rng = random.Random(f"questions {kind} {seed}")
-    return [_told(kind, rng, "asked") for _ in range(count)]
-
-
-def _document(rng: random.Random, split: str) -> Document:
-    day = _day(rng, split)
-    kinds = rng.choices([("sum",), ("date",), ("fact",), ("sum", "fact"), ()], [3, 3, 3, 1, 2])[0]
-    text, truth = "", []
-    for kind in kinds:
-        told = _told(kind, rng, split, day)
-        text += " " if text else ""
-        truth.append(Truth(told.tool, told.inputs, told.answer, len(text) + len(told.before)))
-        text += told.before + told.answer + told.after
-    if not kinds:
-        text = next(mixed_paragraphs(rng))
-    return Document(text, day.isoformat(), [vars(one) | {"inputs": list(one.inputs)} for one in truth])
-
-
-def _told(kind: str, rng: random.Random, split: str, day: date | None = None) -> Told:
-    day = day or _day(rng, split)
-    return {"sum": _sum, "date": _date, "fact": _fact}[kind](rng, split, day)
+    return WORLD.questions(kind, count, seed)
 
 
 def _day(rng: random.Random, split: str) -> date:
@@ -255,6 +186,13 @@ def _fact(rng: random.Random, split: str, day: date) -> Told:
     before, after = rng.choice((*shown, told[0]) if split == "shown" else told).format(x=town, y="{y}").split(" {y}")
     return Told(before, f" {y}", after, "QA", (asked,), y, day)
 
+
+WORLD = World(
+    kinds={"sum": _sum, "date": _date, "fact": _fact},
+    mixes={("sum",): 3, ("date",): 3, ("fact",): 3, ("sum", "fact"): 1, (): 2},
+    shown={"sum": 3, "date": 2, "fact": 3, "plain": 1},
+    day=_day,
+)
 
 answers = tools_facts(facts())
 """The Q&A tool that knows them: `zerogate.toolform.pocket:answers`."""

@@ -11,7 +11,7 @@ output:    runs/toolform
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -40,7 +40,8 @@ class DocumentsSection(Section):
     """The texts to put calls into.
 
     Attributes:
-        path: a file with a column `text` (and `date`), a folder of `.txt` files, a Hub data set, or `pocket`.
+        path: a file with a column `text` (and `date`), a folder of `.txt` files, a Hub data set, or the
+            name of a world (`zerogate.toolform.worlds`).
         limit: take only so many.
     """
 
@@ -52,7 +53,7 @@ class ProposerSection(Section):
     """An adapter that proposes calls, for bases too small to follow the prompt that shows some.
 
     Attributes:
-        demonstrations: a file whose column `text` has texts with calls and results, or `pocket`.
+        demonstrations: a file whose column `text` has texts with calls and results, or the name of a world.
         limit: take only so many.
         adapter: its method, as in a training recipe.
         train: how, as in a training recipe.
@@ -93,7 +94,10 @@ class ToolformRecipe(Section):
         max_length: most tokens in a training sequence.
         adapter: what holds the skill.
         train: how it is trained.
-        without_calls: also train an adapter on the same texts without their calls, to compare with.
+        plain: texts that the adapter also learns as they were, without calls: `none` as in the paper, `copies` of
+            those that have calls, or all `documents`. One that has only seen the texts with calls has not learned what
+            comes where none is made.
+        without_calls: also train an adapter on the same texts without their calls, each once, to compare with.
         evaluate: what is asked at the end.
         open_top_k: a call is begun where its opening is among so many likeliest continuations.
         most_calls: per answer.
@@ -113,6 +117,7 @@ class ToolformRecipe(Section):
     max_length: Annotated[int, Field(ge=8)] = 1024
     adapter: dict[str, Any]
     train: dict[str, Any]
+    plain: Literal["none", "copies", "documents"] = "none"
     without_calls: bool = True
     evaluate: tuple[Asked, ...] = ()
     open_top_k: PositiveInt = 10

@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zerogate.toolform.stages import STEPS, Row, funnel
 from zerogate.tools.inline import write_call
 from zerogate.tools.registry import Toolbox
+from zerogate.training.checkpoints import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
+
+
+def write(folder: Path, title: str, rows: Sequence[Row], tools: Toolbox, console: Console) -> None:
+    """`report.md`, and the same in the terminal; the answers stand in the folder's `results.json`, once there are any.
+
+    Args:
+        folder: of the run.
+        title: over it all.
+        rows: `with_places`.
+        tools: with the gains that the calls had to have.
+        console: the terminal.
+    """
+    sections = [("What is left after each stage", funnel_table(rows))]
+    if (precision := precision_table(rows, tools)) is not None:
+        sections.append(("Calls that are right", precision))
+    if (results := folder / "results.json").exists():
+        sections.append(("Right answers", answers_table(json.loads(results.read_text()))))
+    parts = [f"# {title}"]
+    for heading, table in sections:
+        parts += [f"## {heading}", markdown(table)]
+    parts += ["## Calls", "\n".join(f"- {line}" for line in examples(rows, tools))]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+    for heading, table in sections:
+        console.print(f"\n[bold]{heading}[/]", _rich(table), sep="\n")
+    console.print(f"report    {folder / 'report.md'}", soft_wrap=True)
+
+
+def with_places(tokenizer: Any, rows: list[Row]) -> list[Row]:
+    """Rows whose calls and truths say at which character, and which token, they stand."""
+    for row in rows:
+        encoded = tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in encoded["offset_mapping"]]
+        for found in row["tools"].values():
+            for call in found["calls"]:
+                call["at"] = starts[call["position"]]
+        for true in row["truth"]:
+            true["token"] = next((n for n, start in enumerate(starts) if start >= true["at"]), len(starts))
+    return rows
 
 
 def funnel_table(rows: Sequence[Row]) -> Table:
@@ -108,3 +152,15 @@ def examples(rows: Iterable[Row], tools: Toolbox, most: int = 3) -> list[str]:
                 shown = f"{row['text'][max(0, at - 60) : at]} **{written.strip()}**{row['text'][at : at + 30]}"
                 lines.append(f"{what}, {call['gain']:+.2f}: {' '.join(shown.split())}")
     return lines
+
+
+def _rich(table: Table) -> Any:
+    from rich.table import Table as Shown
+
+    headings, rows = table
+    shown = Shown(*headings)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -27,7 +27,7 @@ from zerogate.bases.load import load_base
 from zerogate.data.jsonl import changed_settings, whole_lines
 from zerogate.data.load import Data
 from zerogate.errors import UserError
-from zerogate.toolform import pocket, report
+from zerogate.toolform import report
 from zerogate.toolform.document import Clock, Document, read_demonstrations, read_documents
 from zerogate.toolform.evaluate import ask, perplexity
 from zerogate.toolform.learn import demonstrations_data, texts_data
@@ -35,6 +35,8 @@ from zerogate.toolform.positions import Text
 from zerogate.toolform.recipe import ToolformRecipe
 from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
 from zerogate.toolform.tasks import read_task
+from zerogate.toolform.worlds import WORLDS
+from zerogate.tools.answers import Read
 from zerogate.tools.inline import OPEN
 from zerogate.tools.named import named_tools
 from zerogate.tools.registry import Toolbox
@@ -43,7 +45,6 @@ from zerogate.training.run import train
 from zerogate.training.run_folder import read_summary
 
 STAGES = ("sample", "execute", "filter", "merge", "train", "evaluate")
-_POCKET = "pocket"
 _HELD_OUT = 200
 
 
@@ -53,15 +54,21 @@ class Toolform:
     Args:
         recipe: from `load_toolform`.
         console: where to report; standard error by default.
+        reader_of: as for `named_tools`.
 
     Raises:
         UserError: a tool that is not there, a `sampling` for none of them, or a folder of another recipe.
     """
 
-    def __init__(self, recipe: ToolformRecipe, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        recipe: ToolformRecipe,
+        console: Console | None = None,
+        reader_of: Callable[[str], Read] | None = None,
+    ) -> None:
         self.recipe, self.console = recipe, console or Console(stderr=True, highlight=False)
         self.folder, self.clock = Path(recipe.output), Clock()
-        self.tools = _tools(recipe, self.clock)
+        self.tools = _tools(recipe, self.clock, reader_of)
         self.tasks = {name: found for one in recipe.evaluate for name, found in read_task(**dict(one)).items()}
         self._refuse_other()
 
@@ -70,8 +77,8 @@ class Toolform:
         """What calls are put into."""
         section = self.recipe.documents
         return (
-            pocket.documents(section.limit or 1000)
-            if section.path == _POCKET
+            WORLDS[section.path].documents(section.limit or 1000)
+            if section.path in WORLDS
             else read_documents(section.path, section.limit)
         )
 
@@ -110,11 +117,17 @@ class Toolform:
         self.console.print(f"{count:,} of {len(whole_lines(self._file('filtered'))):,} texts have calls that help")
 
     def _train(self) -> None:
-        rows = self._merged()
-        for name, column in (("adapter", "ids"), ("without-calls", "plain_ids")):
-            if name == "adapter" or self.recipe.without_calls:
-                texts = [row[column] for row in rows]
-                self._adapt(name, texts_data(self._tokenizer, texts, self.recipe.max_length))
+        if not (rows := self._merged()):
+            raise UserError("there is nothing to learn from: no text has a call that helps; look at the funnel")
+        called, plain = ([row[column] for row in rows] for column in ("ids", "plain_ids"))
+        if self.recipe.plain == "documents":
+            plain = [row["ids"] for row in whole_lines(self._file("filtered"))]
+        self._adapt("adapter", self._texts(called if self.recipe.plain == "none" else called + plain))
+        if self.recipe.without_calls:
+            self._adapt("without-calls", self._texts(plain))
+
+    def _texts(self, texts: list[list[int]]) -> Data:
+        return texts_data(self._tokenizer, texts, self.recipe.max_length)
 
     def _adapt(self, which: str, data: Data) -> Path:
         """The trained adapter; what is trained already is taken as it is."""
@@ -146,15 +159,16 @@ class Toolform:
         for name, which, calls in [*kinds, ("with tools", "adapter", self.recipe.most_calls)]:
             if which == "without-calls" and not self.recipe.without_calls:
                 continue
-            model, tokenizer = self._model(self._trained(which) if which else None)
-            start = start_tokens(tokenizer)
+            adapter = self._trained(which) if which else None
+            model, tokenizer = self._model(adapter)
+            start, learned = start_tokens(tokenizer), _fingerprint(adapter)
             parts = {}
             for part, questions in self.tasks.items():
                 with self._progress(f"{name}: {part}") as progress:
                     parts[part] = ask(
                         model, tokenizer, questions, self.tools, self.clock, start, folder / f"{name}, {part}.jsonl",
                         most_calls=calls, open_top_k=self.recipe.open_top_k,
-                        max_new_tokens=self.recipe.max_new_tokens, progress=progress,
+                        max_new_tokens=self.recipe.max_new_tokens, learned=learned, progress=progress,
                     )  # fmt: skip
             results[name] = {"parts": parts}
             if calls == 0:
@@ -166,35 +180,23 @@ class Toolform:
 
     def write_report(self) -> None:
         """`report.md`, and the same in the terminal."""
-        rows = self._with_places(whole_lines(self._file("filtered")))
-        sections = [("What is left after each stage", report.funnel_table(rows))]
-        if (precision := report.precision_table(rows, self.tools)) is not None:
-            sections.append(("Calls that are right", precision))
-        if (results := self.folder / "results.json").exists():
-            sections.append(("Right answers", report.answers_table(json.loads(results.read_text()))))
-        parts = [f"# {self.recipe.title}"]
-        for title, table in sections:
-            parts += [f"## {title}", report.markdown(table)]
-        parts += ["## Calls", "\n".join(f"- {line}" for line in report.examples(rows, self.tools))]
-        write_text(self.folder / "report.md", "\n\n".join(parts) + "\n")
-        for title, table in sections:
-            self.console.print(f"\n[bold]{title}[/]", _rich(table), sep="\n")
-        self.console.print(f"report    {self.folder / 'report.md'}", soft_wrap=True)
+        rows = report.with_places(self._tokenizer, whole_lines(self._file("filtered")))
+        report.write(self.folder, self.recipe.title, rows, self.tools, self.console)
 
     def _demonstrations(self) -> Data:
         section = self.recipe.proposer
         assert section is not None
         texts = (
-            pocket.demonstrations(section.limit or 1000)
-            if section.demonstrations == _POCKET
+            WORLDS[section.demonstrations].demonstrations(section.limit or 1000)
+            if section.demonstrations in WORLDS
             else read_demonstrations(section.demonstrations, list(self.tools))[: section.limit]
         )
         return demonstrations_data(self._tokenizer, texts, list(self.tools), self.recipe.max_length)
 
     def _others(self) -> list[str]:
-        """Texts of the documents' kind that were not learned from: those that have no calls, or pocket's next ones."""
-        if self.recipe.documents.path == _POCKET:
-            return [one.text for one in pocket.documents(_HELD_OUT, seed=1)]
+        """Texts of the documents' kind that were not learned from: those that have no calls, or a world's next ones."""
+        if self.recipe.documents.path in WORLDS:
+            return [one.text for one in WORLDS[self.recipe.documents.path].documents(_HELD_OUT, seed=1)]
         merged = {row["row"] for row in self._merged()}
         found = [row["text"] for row in whole_lines(self._file("filtered")) if row["row"] not in merged]
         return found[:_HELD_OUT] or [document.text for document in self.documents[:_HELD_OUT]]
@@ -204,18 +206,6 @@ class Toolform:
         if not file.exists():
             raise UserError(f"{file} is not there: run the stages before this one first")
         return whole_lines(file)
-
-    def _with_places(self, rows: list[Row]) -> list[Row]:
-        """Rows whose calls and truths say at which character, and which token, they stand."""
-        for row in rows:
-            encoded = self._tokenizer(row["text"], add_special_tokens=False, return_offsets_mapping=True)
-            starts = [start for start, _ in encoded["offset_mapping"]]
-            for found in row["tools"].values():
-                for call in found["calls"]:
-                    call["at"] = starts[call["position"]]
-            for true in row["truth"]:
-                true["token"] = next((n for n, start in enumerate(starts) if start >= true["at"]), len(starts))
-        return rows
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -266,8 +256,8 @@ class Toolform:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _tools(recipe: ToolformRecipe, clock: Clock) -> Toolbox:
-    found = named_tools(recipe.tools, clock)
+def _tools(recipe: ToolformRecipe, clock: Clock, reader_of: Callable[[str], Read] | None) -> Toolbox:
+    found = named_tools(recipe.tools, clock, reader_of)
     if unknown := [name for name in recipe.sampling if found.find(name) is None]:
         raise UserError(f"sampling.{unknown[0]}: there is no such tool; there are {', '.join(found)}")
     own = {name.lower(): section.model_dump(exclude_none=True) for name, section in recipe.sampling.items()}
@@ -276,13 +266,8 @@ def _tools(recipe: ToolformRecipe, clock: Clock) -> Toolbox:
     )
 
 
-def _rich(table: report.Table) -> Any:
-    from rich.table import Table
-
-    headings, rows = table
-    shown = Table(*headings)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+def _fingerprint(adapter: Path | None) -> str:
+    """Of an adapter's weights; empty for the base."""
+    if adapter is None:
+        return ""
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]

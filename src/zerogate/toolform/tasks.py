@@ -22,10 +22,11 @@ from xml.etree import ElementTree
 
 from zerogate.data.read import read_rows, read_text
 from zerogate.errors import UserError
-from zerogate.toolform import pocket
+from zerogate.toolform.world import Told
+from zerogate.toolform.worlds import WORLDS
 
 Rule = Literal["number", "five words", "twenty words"]
-TaskName = Literal["pocket", "math", "lama", "questions", "dateset"]
+TaskName = Literal["pocket", "pocket-search", "math", "lama", "questions", "dateset"]
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -75,8 +76,9 @@ def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> di
     Raises:
         UserError: a file that is missing where one is needed, or a row that does not fit.
     """
-    if task == "pocket":
-        return {f"pocket {kind}s": [_told(one) for one in pocket.questions(kind, limit, seed)] for kind in pocket.KINDS}
+    if task in WORLDS:
+        world = WORLDS[task]
+        return {f"pocket {kind}s": [_told(one) for one in world.questions(kind, limit, seed)] for kind in world.kinds}
     if task == "dateset":
         return {"dateset": dateset(limit, seed)}
     if data is None:
@@ -112,7 +114,7 @@ def _about_days(rng: random.Random) -> Question:
     return Question(f"Question: {asked} Answer:", (answer,), rule, day)
 
 
-def _told(told: pocket.Told) -> Question:
+def _told(told: Told) -> Question:
     rule: Rule = "number" if told.tool == "Calculator" else "five words"
     return Question(told.before, (told.answer.strip(),), rule, told.day.isoformat())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from zerogate.tools.search.engine import Engine
 from zerogate.tools.search.words import words_of
-from zerogate.tools.tool import Sampling, Tool, ToolError
+from zerogate.tools.tool import Limits, Sampling, Tool, ToolError
 
 Read = Callable[[str, str], tuple[str, float] | None]
 """From a question and a passage to an answer and how sure it is, or None where the passage has none."""
@@ -58,7 +58,8 @@ def reader(engine: Engine, read: Read, name: str = _NAME, passages: int = 5) -> 
             raise ToolError(f"no passage answers {input[:80]!r}")
         return max(found, key=lambda answer: answer[1])[0]
 
-    return Tool(name, _DESCRIPTION, run, examples=EXAMPLES, sampling=Sampling(0.05, 5, 5, 1.0))
+    limits = Limits(seconds=30.0)  # several passages are read, by a model
+    return Tool(name, _DESCRIPTION, run, examples=EXAMPLES, sampling=Sampling(0.05, 5, 5, 1.0), limits=limits)
 
 
 def _key(question: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from zerogate.cache import cache_folder
 from zerogate.errors import UserError
-from zerogate.tools.answers import facts, reader
+from zerogate.tools.answers import Read, facts, reader
 from zerogate.tools.calculator import calculator
 from zerogate.tools.calendar import calendar
 from zerogate.tools.registry import Toolbox
@@ -29,13 +29,20 @@ _WITH_FILE: dict[str, Callable[[str], Tool]] = {
     "search": lambda path: search(open_engine("fts5", path, cache_folder() / "search")),
     "bm25": lambda path: search(open_engine("bm25", path, cache_folder() / "search"), "Search2"),
     "facts": lambda path: facts(_table(path)),
-    "qa": lambda words: _reader(*_two(words, "qa=DOCUMENTS@MODEL")),
     "translate": lambda model: translation(marian(model)),
 }
 
 
-def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) -> Toolbox:
-    """The tools that some words name; commas part them too. `today` is the calendar's clock.
+def named_tools(
+    words: Iterable[str], today: Callable[[], date] = date.today, reader_of: Callable[[str], Read] | None = None
+) -> Toolbox:
+    """The tools that some words name; commas part them too.
+
+    Args:
+        words: as in the list above.
+        today: the calendar's clock.
+        reader_of: makes the reader of `qa=DOCUMENTS@MODEL` by the model's name; `zerogate.inference.reading` has one
+            that also knows runs of `zerogate train`.
 
     Raises:
         UserError: no such tool, a file that is missing or is none, or two of one name.
@@ -43,7 +50,7 @@ def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) ->
     tools = Toolbox()
     for word in (part.strip() for given in words for part in given.split(",")):
         if word:
-            for tool in _tools(word, today):
+            for tool in _tools(word, today, reader_of):
                 tools.add(tool)
     if not tools:
         raise UserError(f"name a tool: {', '.join(known_words())}")
@@ -52,12 +59,14 @@ def named_tools(words: Iterable[str], today: Callable[[], date] = date.today) ->
 
 def known_words() -> list[str]:
     """How tools can be named."""
-    return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "mcp=URL", "MODULE:TOOL"]
+    return [*_PLAIN, *(f"{name}=FILE" for name in _WITH_FILE), "qa=DOCUMENTS@MODEL", "mcp=URL", "MODULE:TOOL"]
 
 
-def _tools(word: str, today: Callable[[], date]) -> list[Tool]:
-    name, given, server = word.partition("=")
-    return _remote(server) if name == "mcp" and given else [_tool(word, today)]
+def _tools(word: str, today: Callable[[], date], reader_of: Callable[[str], Read] | None) -> list[Tool]:
+    name, given, rest = word.partition("=")
+    if name == "qa":
+        return [_reader(*_two(rest, "qa=DOCUMENTS@MODEL"), reader_of)]
+    return _remote(rest) if name == "mcp" and given else [_tool(word, today)]
 
 
 def _remote(server: str) -> list[Tool]:
@@ -95,10 +104,12 @@ def _two(words: str, how: str) -> tuple[str, str]:
     return first, second
 
 
-def _reader(documents: str, model: str) -> Tool:
-    from zerogate.tools.reading import extractive
+def _reader(documents: str, model: str, reader_of: Callable[[str], Read] | None) -> Tool:
+    if reader_of is None:
+        from zerogate.tools import reading
 
-    return reader(open_engine("fts5", documents, cache_folder() / "search"), extractive(model))
+        reader_of = reading.reader_of
+    return reader(open_engine("fts5", documents, cache_folder() / "search"), reader_of(model))
 
 
 def _own(module: str, name: str) -> Tool:

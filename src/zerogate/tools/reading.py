@@ -13,9 +13,19 @@ import torch
 
 from zerogate.errors import UserError
 from zerogate.tools.answers import Read
+from zerogate.tools.endpoint import endpoint
 
 LONGEST = 30
 """Tokens in an answer."""
+
+
+def reader_of(name: str) -> Read:
+    """A reader by name: an endpoint where it is an address, else a model with a question answering head.
+
+    Raises:
+        UserError: it cannot be reached or loaded.
+    """
+    return endpoint(name) if name.startswith(("http://", "https://")) else extractive(name)
 
 
 def extractive(name: str | Path, device: str | None = None) -> Read:

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from zerogate.errors import UserError
 from zerogate.inference.predict import Predictor, spans_of
+from zerogate.inference.reading import reader_of
+from zerogate.tools.named import named_tools
 from zerogate.training.problems import find_problem
 from zerogate.training.problems.labelled import LabelledProblem
 from zerogate.training.problems.squad_score import exact_match
@@ -98,13 +100,15 @@ def test_names(tiny_bert: Path, tmp_path: Path) -> None:
     (row,) = predictor([{"text": long}])
     assert row["tokens"][:6] == ["anna", "x", "lives", "in", "paris", "."] and len(row["tokens"]) == 360
     assert row["spans"][-1]["last"] > 300
+    with pytest.raises(UserError, match="has not learned to answer questions about passages"):
+        reader_of(str(folder))
     said_ = command(folder, "anna x lives in paris.", "--device", "cpu")
     assert said_.returncode == 0, said_.stderr
     expected = next(predictor([{"text": "anna x lives in paris."}]))["spans"]
     assert said_.stdout.strip() == "; ".join(f"{s['text']} ({s['label']})" for s in expected)
 
 
-def test_answers(tiny_bert: Path, tmp_path: Path) -> None:
+def test_answers(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     articles = []
     for number in range(10):
         context = " ".join(["a b c d e f g h"] * (number % 3)) + f" {NAMES[number % 4]} lives in paris."
@@ -133,6 +137,18 @@ def test_answers(tiny_bert: Path, tmp_path: Path) -> None:
     assert said.stdout.strip() == long["answer"], said.stderr
     (none,) = Predictor(trained, may_be_none=True)([{"question": "where ?", "context": passage}])
     assert none["score"] == long["score"] and (none["answer"] == "") == (long["score"] < 0)
+    # The same run as the reader of a tool: of the passages that are found, what the surest one says.
+    (tmp_path / "notes").mkdir()
+    monkeypatch.setenv("ZEROGATE_CACHE", str(tmp_path / "cache"))
+    for title, text in (("anna", "anna lives in paris."), ("who", "a b c who lives in paris."), ("d", "e f g h")):
+        (tmp_path / "notes" / f"{title}.txt").write_text(text)
+    called = named_tools([f"qa={tmp_path / 'notes'}@{folder}"], reader_of=reader_of).call("QA", "who lives where ?")
+    asked = [
+        {"question": "who lives where ?", "context": f"{title}. {text}"}
+        for title, text in (("anna", "anna lives in paris."), ("who", "a b c who lives in paris."))
+    ]
+    surest = max(Predictor(trained, may_be_none=True)(asked), key=lambda row: row["score"])
+    assert called.result == surest["answer"] and (called.error is None) == bool(surest["answer"])
 
 
 def test_spans() -> None:

@@ -25,11 +25,15 @@ EXAMPLES = (
 )
 
 
-class Engine(Protocol):
-    """An index of passages on disk."""
+class Searches(Protocol):
+    """What can be asked for passages."""
 
     def search(self, query: str, count: int) -> list[tuple[Passage, float]]:
         """The best passages and their scores, best first; none where nothing fits. Any text is a query."""
+
+
+class Engine(Searches, Protocol):
+    """An index of passages on disk."""
 
     @classmethod
     def build(cls, passages: Sequence[Passage], folder: Path) -> None:
@@ -87,7 +91,7 @@ def open_engine(kind: str, documents: str | Path, indexes: Path) -> Engine:
     return engine.open(folder)
 
 
-def search(engine: Engine, name: str = "Search", results: int = 1) -> Tool:
+def search(engine: Searches, name: str = "Search", results: int = 1) -> Tool:
     """The tool: the best passages as `Title > snippet`.
 
     Args:
