@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from test_command_line import refused, zerogate
 from tiny_base import make_adapter, make_base
 from tiny_eye import make_eye, make_picture, make_seeing_adapter
@@ -166,12 +164,8 @@ def test_parquet_rows_with_encoded_images(folders: dict[str, Path], tmp_path: Pa
 def talk(folders: dict[str, Path], cwd: Path, *lines: str, adapters: tuple[str, ...] = ("eye",)) -> str:
     """What a conversation from a pipe prints; it must end well."""
     words = [word for name in adapters for word in ("--adapter", f"{name}={folders[name]}")]
-    done = subprocess.run(
-        [sys.executable, "-m", "zerogate.cli.main", "chat", *words],
-        input="".join(f"{line}\n" for line in ("/params max_new_tokens=8 temperature=0", *lines)),
-        capture_output=True, text=True, cwd=cwd, timeout=300,
-        env={**os.environ, "XDG_STATE_HOME": str(cwd), "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    said = "".join(f"{line}\n" for line in ("/params max_new_tokens=8 temperature=0", *lines))
+    done = run_command("chat", *words, stdin=said, cwd=cwd, env={"XDG_STATE_HOME": str(cwd), "COLUMNS": "200"})
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return done.stdout
 

@@ -7,13 +7,13 @@ import pty
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from tiny_base import make_adapter, make_base
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])")
@@ -75,6 +75,7 @@ class Terminal:
     def ends(self) -> int:
         """Wait for the end and return the exit code."""
         while True:
+            assert select.select([self.descriptor], [], [], 60)[0], f"it does not end; there was: {self.seen!r}"
             try:
                 if not os.read(self.descriptor, 65536):
                     break
@@ -140,7 +141,7 @@ def test_a_conversation(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_ctrl_d_leaves(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
+    terminal.wait_for(r"one, two.*> ")
     terminal.type("\x04")
     assert terminal.ends() == 0
 
@@ -155,13 +156,12 @@ def test_from_a_pipe(folders: dict[str, Path], tmp_path: Path) -> None:
         "/persona teacher",
         "/load nothing",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "zerogate.cli.main", "chat", "--base", str(folders["base"])],
-        input="".join(line + "\n" for line in lines),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "100", "HF_HUB_OFFLINE": "1"},
-        timeout=300,
+    done = run_command(
+        "chat",
+        "--base",
+        folders["base"],
+        stdin="".join(line + "\n" for line in lines),
+        env={"XDG_STATE_HOME": str(tmp_path), "COLUMNS": "100"},
     )
     assert done.returncode == 0, done.stderr
     places = [

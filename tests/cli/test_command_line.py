@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from tiny_base import lora, make_adapter, make_base
 
 from zerogate.cli import main as command_line
@@ -34,15 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def zerogate(*words: str | Path, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """A real run of the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "zerogate.cli.main", *map(str, words)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
+    return run_command(*words, stdin=stdin, cwd=cwd, env={"COLUMNS": "200"}, timeout=600)
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> str:

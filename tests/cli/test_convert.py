@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
@@ -33,15 +34,18 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def convert(folder: Path, *words: str, code: int = 0, small_files: bool = False) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "zerogate.cli.main", "convert", *words],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))) if small_files else None,
-    )
+    if small_files:
+        done = subprocess.run(
+            [sys.executable, "-m", "zerogate.cli.main", "convert", *words],
+            cwd=folder,
+            env={**os.environ, "COLUMNS": "100", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)),
+        )
+    else:
+        done = run_command("convert", *words, cwd=folder, env={"COLUMNS": "100"})
     assert done.returncode == code, done.stdout + done.stderr
     if code:
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

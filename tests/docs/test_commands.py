@@ -13,12 +13,10 @@ say why it is not run:
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,16 +64,14 @@ def sandbox(tmp_path: Path) -> Path:
 
 def run(words: list[str], folder: Path) -> None:
     """Runs one command of ours in `folder` and fails with what it printed."""
-    status, printed = run_command(words[1:], folder, {**os.environ, "COLUMNS": "120"}, seconds=600)
-    assert status == 0, f"{shlex.join(words)}\n{printed}"
+    done = run_command(*words[1:], cwd=folder, env={"COLUMNS": "120"}, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 @cache
 def help_of(command: str) -> str:
     """What `zerogate COMMAND --help` prints."""
-    program = [sys.executable, "-m", "zerogate.cli.main", command, "--help"]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    return run_command(command, "--help", env={"COLUMNS": "200"}).stdout
 
 
 def check_options(words: list[str]) -> None:

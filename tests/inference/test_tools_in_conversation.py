@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import run_command
 from tiny_base import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -133,12 +132,11 @@ def test_what_looks_like_a_call_waits(size: int) -> None:
 
 
 def test_in_the_terminal(in_text: Path) -> None:
-    command = [sys.executable, "-m", "zerogate.cli.main", "chat", "--base", str(in_text), "--template", "plain"]
-    options = {"input": "Jars:\n", "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run([*command, "--tools", "calculator,calendar", "--max-calls", "1"], **options)
+    command = ["chat", "--base", str(in_text), "--template", "plain"]
+    done = run_command(*command, "--tools", "calculator,calendar", "--max-calls", "1", stdin="Jars:\n")
     assert done.returncode == 0, done.stderr
     assert "[Calculator(12 * 18) \N{RIGHTWARDS ARROW} 216]" in done.stdout and " 216." in done.stdout
-    off = subprocess.run([*command, "--tools", "calculator", "--max-calls", "0"], **options)
+    off = run_command(*command, "--tools", "calculator", "--max-calls", "0", stdin="Jars:\n")
     assert off.returncode == 0 and "Calculator" not in off.stdout
-    wrong = subprocess.run([*command, "--tools", "calculater"], **options)
+    wrong = run_command(*command, "--tools", "calculater", stdin="Jars:\n")
     assert wrong.returncode == 2 and "did you mean calculator?" in wrong.stderr

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from rich.console import Console
 
 from zerogate.errors import UserError
@@ -44,8 +44,7 @@ def run(recipe: dict[str, Any]) -> tuple[Path, LabelledProblem]:
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "zerogate.cli.main", "predict", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return run_command("predict", *arguments)
 
 
 def test_pictures(tiny_vit: Path, photos: Path, tmp_path: Path) -> None:
