@@ -30,6 +30,8 @@ def many(folder: Path) -> Path:
 def start(server: JudgeServer, *more: str, **options: Any) -> subprocess.Popen[bytes]:
     words = ["long.jsonl", "short.jsonl", "-q", "q.jsonl", "--url", server.url, "-m", "judge", "--concurrency", "4"]
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    # Whoever runs the tests in the background of a shell has it ignore Ctrl-C, and so do all processes after it.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "zerogate.cli.main", "judge", *words, *more], **options)
 
 

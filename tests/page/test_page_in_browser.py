@@ -34,7 +34,10 @@ def window(browser: Any, served: Live) -> Iterator[Any]:
     wrong: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     context.on("requestfailed", lambda request: request.failure == "csp" and refused.append(request.url))
-    context.on("weberror", lambda error: wrong.append(str(error.error)))
+    context.on(
+        "weberror",
+        lambda error: wrong.append(f"{error.page and error.page.url}: {error.error.message}\n{error.error.stack}"),
+    )
     page = context.new_page()
     page.set_default_timeout(30_000)
     log_in(page, served)
