@@ -190,9 +190,8 @@ def _load(base: BaseSection, adapter: Path | None, recipe: dict[str, Any] | None
     return model.eval(), tokenizer
 
 
-def main() -> None:
-    """Run the cell that the file in the first argument describes; wait if another process is at it."""
-    file = Path(sys.argv[1])
+def main(file: Path) -> None:
+    """Run the cell that a file describes; wait if another process is at it."""
     result_file = file.parent / "result.json"
     quiet_libraries()
     if not sys.warnoptions:

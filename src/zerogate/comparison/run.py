@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from rich.console import Console
 from zerogate.comparison.cell import Result
 from zerogate.comparison.datasets import join
 from zerogate.comparison.kept import cell_spec, read_result, refuse_others
+from zerogate.comparison.processes import CellProcesses
 from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import (
     Cell,
@@ -60,21 +59,25 @@ def compare(comparison: Comparison, *, only: list[str] | None = None, console: C
         UserError: a method that is not there or does not fit the base (before anything is trained), a finished cell
             of another recipe, or anything a training run refuses.
     """
-    console = console or Console(stderr=True, highlight=False)
+    with CellProcesses() as processes:
+        return _compare(comparison, only, console or Console(stderr=True, highlight=False), processes)
+
+
+def _compare(comparison: Comparison, only: list[str] | None, console: Console, processes: CellProcesses) -> Report:
     methods = _chosen(comparison, only)
     if comparison.datasets:
         names = [method.name for method in methods]
         parts = each_dataset(comparison)
         for one in parts.values():  # a file that cannot be read is told before the first is trained on
             check_fits(one, one.bases[0], methods[0])
-        reports = {name: compare(one, only=names, console=console) for name, one in parts.items()}
+        reports = {name: _compare(one, names, console, processes) for name, one in parts.items()}
         return join(comparison, reports)
     if not comparison.labelled:
         check_tasks(comparison)
     adapters = {(b.name, m.name): check_fits(comparison, b, m) for b in comparison.bases for m in methods}
 
     def finish(cell: Cell) -> Result:
-        return _finish(comparison, cell, adapters.get((cell.base, cell.method)), console)
+        return _finish(comparison, cell, adapters.get((cell.base, cell.method)), console, processes)
 
     folder = Path(comparison.output)
     write_text(folder / "comparison.yaml", dump_recipe(comparison))
@@ -183,7 +186,9 @@ def _chosen(comparison: Comparison, only: list[str] | None) -> list[MethodEntry]
     return [method for name, method in known.items() if only is None or name in only]
 
 
-def _finish(comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None, console: Console) -> Result:
+def _finish(
+    comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None, console: Console, processes: CellProcesses
+) -> Result:
     """The cell's result, run first if it is not there. `adapter`: the method's settings, from `check_fits`."""
     spec = cell_spec(comparison, cell, adapter)
     done = read_result(cell)
@@ -193,7 +198,7 @@ def _finish(comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None, 
     rate = "" if cell.rate is None else f", learning rate {cell.rate:g}"
     what = f"{cell.method}{rate}, seed {cell.seed}" if cell.method else "no adapter"
     console.print(f"\n[bold]{'sweep: ' if cell.sweep else ''}{cell.base}, {what}[/bold]", soft_wrap=True)
-    _run_process(spec, cell, console)
+    _run_process(spec, cell, console, processes)
     result = read_result(cell)
     assert result is not None, "a cell that ended well has its result"
     if result.failed:
@@ -203,15 +208,14 @@ def _finish(comparison: Comparison, cell: Cell, adapter: dict[str, Any] | None, 
     return result
 
 
-def _run_process(spec: dict[str, Any], cell: Cell, console: Console) -> None:
+def _run_process(spec: dict[str, Any], cell: Cell, console: Console, processes: CellProcesses) -> None:
     file = cell.folder / "cell.json"
     write_text(file, json.dumps(spec, indent=1) + "\n")
-    command = [sys.executable, "-m", "zerogate.comparison", str(file)]
-    ended = subprocess.run(command, check=False, stderr=None if not console.quiet else subprocess.PIPE, text=True)
-    if ended.returncode:
-        said = (ended.stderr or "").strip().splitlines()
+    status, kept = processes.run(file, quiet=console.quiet)
+    if status:
+        said = kept.strip().splitlines()
         reason = said[-1].removeprefix("error: ") if said else "its message stands above"
         raise UserError(
-            f"the cell {cell.folder} ended with code {ended.returncode}: {reason}. Finished cells are kept; the same "
+            f"the cell {cell.folder} ended with code {status}: {reason}. Finished cells are kept; the same "
             "command goes on"
         )
