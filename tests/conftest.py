@@ -43,8 +43,8 @@ def _shared_data() -> Callable[[str], Path]:
 
 # Files whose tests take minutes: begun first, or one worker would end with them while the others are done.
 _LONG = (
-    "test_processes.py", "test_commands.py", "test_mixed_batch.py", "test_resume.py", "test_compare.py", "test_labelled.py",
-    "test_workers.py", "test_replicas.py", "test_base_to_novel.py", "test_page_in_browser.py",
+    "test_processes.py", "test_commands.py", "test_mixed_batch.py", "test_resume.py", "test_compare.py",
+    "test_labelled.py", "test_workers.py", "test_replicas.py", "test_base_to_novel.py", "test_page_in_browser.py",
 )  # fmt: skip
 
 
