@@ -45,7 +45,7 @@ def window(browser: Any, served: Live) -> Iterator[Any]:
     context.close()
     assert len(asked) > 50  # the page is many files
     assert [url for url in asked if not url.startswith((served.url, "data:", "blob:")) and url not in refused] == []
-    # Gradio's own: on a busy machine a part that is gone is sometimes still updated. The page goes on as if nothing was.
+    # Gradio itself sometimes updates a part that is gone, on a busy machine. The page goes on as if nothing was.
     assert [said for said in wrong if "undefined (reading '0')" not in said] == []
 
 
