@@ -56,8 +56,15 @@ def choose(page: Any, menu: str, name: str) -> None:
     page.wait_for_function("() => !document.querySelector('[role=option]')")  # it fades away
 
 
+def press(page: Any, label: str) -> None:
+    """Press one of the conversation's small buttons."""
+    _read(page)
+    page.locator("#chat").get_by_label(label).first.click()
+
+
 def send(page: Any, text: str, box: str = "box") -> None:
     """Write something and press Enter."""
+    _read(page)
     page.fill(f"#{box} textarea", text)
     page.press(f"#{box} textarea", "Enter")
 
@@ -76,11 +83,22 @@ def said(page: Any, place: str = "chat") -> list[str]:
 
 
 def done(page: Any, note: str = "note", words: str = "tokens in") -> str:
-    """Wait for the notice that ends an answer, and return it."""
-    page.wait_for_function("([id, words]) => document.getElementById(id).innerText.includes(words)", arg=[note, words])
+    """Wait for the notice that ends an answer, and return it. One that stood there when it was sent does not count."""
+    page.wait_for_function(
+        """([id, words]) => {
+            const note = document.getElementById(id);
+            return note.innerText.includes(words) && !note.querySelector('[data-read]');
+        }""",
+        arg=[note, words],
+    )
     return str(page.inner_text(f"#{note}"))
 
 
 def flat(text: str) -> str:
     """As a browser shows it: white space is one space."""
     return " ".join(text.split())
+
+
+def _read(page: Any) -> None:
+    """Mark the notices that are there: whatever is said next replaces the marked element."""
+    page.evaluate("() => document.querySelectorAll('.notice').forEach(notice => notice.dataset.read = '')")
