@@ -1,7 +1,7 @@
 """Load on a real server: many streams over many adapters. Is an answer lost or another adapter's, and how fast is it?
 
     python benchmarks/serve_load.py --streams 200 --adapters 50 --seconds 600          # lost, mixed up, memory
-    python benchmarks/serve_load.py --compare --streams 64 --seconds 30                # mixed batch against plain base
+    python benchmarks/serve_load.py --compare --streams 64 --seconds 8                 # mixed batch against plain base
 
 Fifty zero-init adapters of the embedded base are made, every number of them random. What such an adapter answers to a
 question is its own: no other adapter, nor the base, says the same, and nobody could guess it. Before the load each is
@@ -13,13 +13,15 @@ Random adapters are chosen over trained ones because the check is harder: fifty 
 would pass as long as that word comes, whatever became of the rest.
 
 `--compare` sends the same prompts, with the same number of new tokens, to the adapters and to the plain base, in turn,
-several times over, so that a slow spell of the machine meets both.
+many times over, so that a slow spell of the machine meets both. There every question carries a number of its own: it
+has to be read anew by either, where the base would know twelve repeated questions long before fifty adapters do.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -200,8 +202,10 @@ async def run(
     streams: int,
     seconds: float,
     tokens: int,
+    numbered: bool = False,
 ) -> Load:
     """So many streams for so long; each asks the next question when it has its answer. Those begun are finished."""
+    numbers = itertools.count(int(time.time() * 1000))
     load, start = Load(), time.perf_counter()
     owners: dict[tuple[str, str], str] = {(text, said): name for (name, text), said in known.items()}
 
@@ -209,7 +213,7 @@ async def run(
         draw = random.Random(number)
         while time.perf_counter() - start < seconds:
             name, text = draw.choice(pairs)
-            answer = await ask(port, question(name, text, tokens))
+            answer = await ask(port, question(name, f"({next(numbers)}) {text}" if numbered else text, tokens))
             if answer.error:
                 load.lost.append(f"{name}: {answer.error}")
                 continue
@@ -246,7 +250,7 @@ async def main() -> int:
     parser.add_argument("--tokens", type=int, default=16, help="of each answer")
     parser.add_argument("--dtype", default="float32", help="float32: only there is an answer the same in any batch")
     parser.add_argument("--compare", action="store_true", help="the plain base and the mixed batch in turn")
-    parser.add_argument("--rounds", type=int, default=3, help="of --compare")
+    parser.add_argument("--rounds", type=int, default=9, help="of --compare")
     parser.add_argument("--server", default="", help="more options for `zerogate serve`")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -271,7 +275,7 @@ async def measure(server: Server, names: list[str], given: argparse.Namespace) -
             await ask(port, question(name, QUESTIONS[0], 1))
         for number in range(given.rounds):
             for kind in sorted(pairs, reverse=number % 2 == 1):
-                load = await run(port, pairs[kind], {}, given.streams, given.seconds, given.tokens)
+                load = await run(port, pairs[kind], {}, given.streams, given.seconds, given.tokens, True)
                 show(kind, load)
                 rates[kind].append(load.rate)
         ratios = [m / p for m, p in zip(rates["mixed"], rates["plain"], strict=True)]

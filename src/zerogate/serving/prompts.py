@@ -17,16 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zerogate.adapters.attention import prompt_attention
-
 Written = Mapping[int, tuple[Tensor, Tensor, Tensor]]
 """By layer index: keys and values [G, S, D], gates [H]."""
 
 NOTHING = -1e30
 """Score of a place that holds no prompt. Finite, so that a softmax over such places alone is no NaN."""
 
-NARROW, FEW_HEADS = 8, 8
-"""Most tokens of a block, and most key heads, for which queries are spread out (`_spread`)."""
+FEW = 8
+"""Most tokens of an adapter in a step that are made one by one, and not a prompt being read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +124,106 @@ class PromptStore:
         self.size = grown
 
 
+@dataclass(frozen=True)
+class Heads:
+    """What to look up for B blocks of m tokens and K prompts, with G key heads and H query heads.
+
+    Attributes:
+        pairs: rows of D numbers among the store's [R * 2 * G], in the order of [2, B, G, K].
+        prompts: rows of the store, in the order of [B, G, K].
+        queries: rows of D numbers among the queries' [T * H], in the order of [B, G, H / G, m].
+        gates: where their gates lie among the store's [R * H].
+        gives: as `queries`, without the slots that only fill a block up.
+        held: which those are; None for all.
+    """
+
+    pairs: Tensor
+    prompts: Tensor
+    queries: Tensor
+    gates: Tensor
+    gives: Tensor
+    held: Tensor | None
+
+
+class Blocks:
+    """Tokens of one step in blocks of m, each block of one adapter's.
+
+    Args:
+        tokens: of each adapter, where they are in the flat row.
+        rows: of the store, for each adapter.
+        longest: K, to which shorter adapters are filled up.
+        device: where the store is.
+    """
+
+    def __init__(
+        self, tokens: list[list[int]], rows: list[tuple[int, ...]], longest: int, device: torch.device
+    ) -> None:
+        width = _width([len(own) for own in tokens], longest)
+        slots: list[list[int]] = []  # of each block, which tokens are there; if they are too few, its first again
+        held: list[list[bool]] = []  # whether it is not such a repetition
+        prompts: list[tuple[int, ...]] = []  # of each block
+        for own, places in zip(tokens, rows, strict=True):
+            for first in range(0, len(own), width):
+                block = own[first : first + width]
+                missing = width - len(block)
+                slots.append(block + block[:1] * missing)
+                held.append([True] * len(block) + [False] * missing)
+                prompts.append(places + (0,) * (longest - len(places)))
+        self.slots_Bm, self.held_Bm, self.prompts_BK = (torch.tensor(x, device=device) for x in (slots, held, prompts))
+        self._heads: dict[tuple[int, int], Heads] = {}
+
+    def add_to(
+        self, out_THD: Tensor, store: LayerStore, full: bool, q_THD: Tensor, scaling: float, softcap: float | None
+    ) -> None:
+        """Adds what the prompts add to these tokens: equation 7, with the gate after the softmax.
+
+        Here moving numbers costs more than multiplying them, and a softmax over the ten numbers of a row more than one
+        over ten rows. So everything is looked up as the products want it, head by head, and scores lie with the prompts
+        before the queries. `full`: no place of any block has to be masked.
+        """
+        (G, D), H, K = store.pairs.shape[2:], q_THD.shape[1], self.prompts_BK.shape[1]
+        heads = self.heads(G, H)  # N = B * G
+        k_NKD, v_NKD = store.pairs.view(-1, D).index_select(0, heads.pairs).view(2, -1, K, D)
+        q_NMD = q_THD.flatten(0, 1).index_select(0, heads.queries).view(len(k_NKD), -1, D)
+        scores_NKM = (k_NKD @ q_NMD.transpose(1, 2)).float() * scaling
+        if softcap is not None:
+            scores_NKM = softcap * torch.tanh(scores_NKM / softcap)
+        if not full:
+            scores_NKM += store.scores.index_select(0, heads.prompts).view(-1, K, 1)
+        gate_N1M = store.gates.view(-1).index_select(0, heads.gates).view(len(k_NKD), 1, -1)
+        probs_NKM = (scores_NKM.softmax(1) * gate_N1M).to(v_NKD.dtype)
+        extra_RD = (probs_NKM.transpose(1, 2) @ v_NKD).view(-1, D)
+        if heads.held is not None:
+            extra_RD = extra_RD.index_select(0, heads.held)
+        out_THD.flatten(0, 1).index_add_(0, heads.gives, extra_RD)
+
+    def heads(self, G: int, H: int) -> Heads:
+        """The same for all layers with so many heads."""
+        if (G, H) not in self._heads:
+            B, m = self.slots_Bm.shape
+            key_G, both_2 = (torch.arange(n, device=self.slots_Bm.device) for n in (G, 2))
+            head_GrO = torch.arange(H, device=self.slots_Bm.device).view(G, -1, 1)
+            queries = (self.slots_Bm.view(B, 1, 1, m) * H + head_GrO).flatten()
+            gates = (self.prompts_BK[:, :1, None, None] * H + head_GrO).expand(-1, -1, -1, m).flatten()
+            held = self.held_Bm.view(B, 1, 1, m).expand(-1, G, H // G, -1).flatten().nonzero()[:, 0]
+            prompts_BGK = self.prompts_BK[:, None].expand(-1, G, -1)
+            pairs = ((prompts_BGK * 2 + both_2.view(-1, 1, 1, 1)) * G + key_G[:, None]).flatten()
+            if len(held) < len(queries):
+                found = Heads(pairs, prompts_BGK.flatten(), queries, gates, queries[held], held)
+            else:
+                found = Heads(pairs, prompts_BGK.flatten(), queries, gates, queries, None)
+            self._heads[G, H] = found
+        return self._heads[G, H]
+
+
+def _width(counts: list[int], longest: int) -> int:
+    """m: wide blocks waste slots, narrow ones look the same prompts up again and again."""
+    widths = {*(1 << power for power in range(max(counts).bit_length())), max(counts)}
+    return min(sorted(widths), key=lambda m: sum(-(-count // m) for count in counts) * (m + longest))
+
+
 class Packing:
-    """The tokens of one step in blocks, each of one adapter's.
+    """What the prompts of a step's adapters add to its tokens.
 
     Args:
         store: the prompts.
@@ -138,87 +234,31 @@ class Packing:
     def __init__(self, store: PromptStore, places: Sequence[Placed | None], lengths: Sequence[int]) -> None:
         self.store = store
         self.layers = frozenset[int]().union(*(place.layers for place in places if place is not None))
-        tokens: dict[int, list[int]] = {}  # of each adapter
-        rows: dict[int, tuple[int, ...]] = {}
+        tokens: dict[Placed, list[int]] = {}  # of each adapter
         start = 0
         for place, length in zip(places, lengths, strict=True):
             if place is not None and place.rows:
-                tokens.setdefault(id(place), []).extend(range(start, start + length))
-                rows[id(place)] = place.rows
+                tokens.setdefault(place, []).extend(range(start, start + length))
             start += length
-        used = [place for place in places if place is not None and place.rows]
-        self.longest = max((len(place.rows) for place in used), default=0)
+        longest = max((len(place.rows) for place in tokens), default=0)
         # Layers in which every place of every block holds a prompt, so that none has to be masked.
-        even = all(len(place.rows) == self.longest for place in used)
-        self.full = frozenset.intersection(*(place.full for place in used)) if used and even else frozenset()
-        self.width = self._width([len(t) for t in tokens.values()])
-        slots: list[int] = []  # block by block, which token is there; a block that is not full repeats its first
-        index: list[int] = []  # block by block, the rows of its prompts
-        firsts: list[int] = []  # and the first of them, which knows the gates
-        slot_of: dict[int, int] = {}  # of each token
-        for name, own in tokens.items():
-            for first in range(0, len(own), self.width):
-                block = own[first : first + self.width]
-                slot_of |= zip(block, range(len(slots), len(slots) + len(block)), strict=True)
-                slots += block + block[:1] * (self.width - len(block))
-                firsts.append(rows[name][0])
-                index += rows[name] + (0,) * (self.longest - len(rows[name]))
-        to = store.device
-        self.slots, self.index = torch.tensor(slots, device=to), torch.tensor(index, device=to)
-        self.firsts = torch.tensor(firsts, device=to)
-        back = sorted(slot_of)
-        self.takes = torch.tensor([slot_of[token] for token in back], device=to)
-        self.back = None if len(back) == start else torch.tensor(back, device=to)  # None: all of them
-
-    def _width(self, counts: list[int]) -> int:
-        """m: wide blocks waste slots, narrow ones look the same prompts up again and again."""
-        if not counts:
-            return 1
-        widths = [1 << power for power in range(max(counts).bit_length() + 1)]
-        return min(widths, key=lambda m: sum(-(-count // m) for count in counts) * (m + self.longest))
+        even = all(len(place.rows) == longest for place in tokens)
+        self.full = frozenset.intersection(*(place.full for place in tokens)) if tokens and even else frozenset()
+        # A prompt that is read and a token that is made want blocks of other widths.
+        few = [place for place, own in tokens.items() if len(own) <= FEW]
+        many = [place for place, own in tokens.items() if len(own) > FEW]
+        self.blocks = [
+            Blocks([tokens[place] for place in some], [place.rows for place in some], longest, store.device)
+            for some in (few, many)
+            if some
+        ]
 
     def add_to(
         self, out_THD: Tensor, layer: int, q_1HTD: Tensor, scaling: float, softcap: float | None = None
     ) -> Tensor:
         """Adds to the attention output [T, H, D], in place, what each token's adapter adds there."""
-        if layer not in self.layers:
-            return out_THD
-        store = self.store.layers[layer]
-        pairs_BK2GD = store.pairs.index_select(0, self.index).unflatten(0, (-1, self.longest))
-        k_BKGD, v_BKGD = pairs_BK2GD.unbind(2)
-        gate_BH = store.gates.index_select(0, self.firsts)
-        mask_BK = None
-        if layer not in self.full:
-            mask_BK = store.scores.index_select(0, self.index).unflatten(0, (-1, self.longest))
-        q_BmHD = q_1HTD[0].transpose(0, 1).index_select(0, self.slots).unflatten(0, (-1, self.width))
-        if softcap is None and self.width <= NARROW and k_BKGD.shape[2] <= FEW_HEADS:
-            extra_BmHD = _spread(q_BmHD, k_BKGD, v_BKGD, gate_BH, mask_BK, scaling)
-        else:
-            r = gate_BH.shape[1] // k_BKGD.shape[2]
-            v_BHKD = (v_BKGD.repeat_interleave(r, 2).float() * gate_BH[:, None, :, None]).to(v_BKGD.dtype)
-            q_BHmD, k_BGKD, v_BHKD = (x.transpose(1, 2) for x in (q_BmHD, k_BKGD, v_BHKD))
-            extra_BmHD = prompt_attention(q_BHmD, k_BGKD, v_BHKD, scaling, softcap, mask_BK)
-        extra_THD = extra_BmHD.flatten(0, 1).index_select(0, self.takes)
-        return out_THD.add_(extra_THD) if self.back is None else out_THD.index_add_(0, self.back, extra_THD)
-
-
-def _spread(
-    q_BmHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, gate_BH: Tensor, mask_BK: Tensor | None, scaling: float
-) -> Tensor:
-    """`prompt_attention` for many small blocks: [B, m, H, D].
-
-    Here moving numbers costs more than multiplying them. So keys and values stay as they were looked up, all heads
-    beside each other, and each query is spread out with zeros in the other heads' places. And a softmax over the ten
-    numbers of a row is slow, one over ten rows is not: scores lie with the prompts before the queries.
-    """
-    (m, H, D), G = q_BmHD.shape[1:], k_BKGD.shape[2]
-    own_GG = torch.eye(G, dtype=q_BmHD.dtype, device=q_BmHD.device)
-    q_BmGrGD = q_BmHD.unflatten(2, (G, H // G))[..., None, :] * own_GG[:, None, :, None]
-    q_BMF = q_BmGrGD.reshape(-1, m * H, G * D)
-    scores_BKM = (k_BKGD.flatten(2) @ q_BMF.transpose(1, 2)).float() * scaling
-    if mask_BK is not None:
-        scores_BKM += mask_BK[:, :, None]
-    probs_BKM = scores_BKM.softmax(dim=1).unflatten(2, (m, H)) * gate_BH[:, None, None]
-    out_BMF = probs_BKM.flatten(2).to(v_BKGD.dtype).transpose(1, 2) @ v_BKGD.flatten(2)
-    out_BmGrGD = out_BMF.unflatten(1, (m, G, H // G)).unflatten(4, (G, D))
-    return out_BmGrGD.diagonal(dim1=2, dim2=4).movedim(-1, 2).flatten(2, 3)
+        if layer in self.layers:
+            q_THD = q_1HTD[0].transpose(0, 1)
+            for blocks in self.blocks:
+                blocks.add_to(out_THD, self.store.layers[layer], layer in self.full, q_THD, scaling, softcap)
+        return out_THD
