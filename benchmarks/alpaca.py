@@ -3,6 +3,7 @@
     python benchmarks/alpaca.py                # a small base on a CPU: ours, TRL's defaults, the official way
     python benchmarks/alpaca.py --quick
     python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3   # one GPU: the headline
+    python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3 --fp8     # Hopper: 8-bit products
     python benchmarks/alpaca.py --write-lengths lengths.json   # for a machine without the data: --lengths FILE
 
 Sequences are random tokens with the lengths of Alpaca's prompts and answers (official template, LLaMA's tokenizer;
@@ -26,6 +27,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from zerogate import ZeroInitConfig
+from zerogate.bases.fp8 import to_fp8
 from zerogate.bases.loss import output_head, summed_loss
 from zerogate.data.batching import epoch_order
 from zerogate.data.templates import alpaca_prompt
@@ -157,11 +160,13 @@ def make(way: str, arguments: argparse.Namespace, lengths: Lengths) -> Turn:
     """A way of training, ready to take turns."""
     below = SHAPES[arguments.shape][5]
     dtype = torch.float32 if way == "full" and arguments.device == "cpu" else getattr(torch, arguments.dtype)
-    model: nn.Module = base(arguments.shape, arguments.device, dtype, arguments.attention)
+    model: Any = base(arguments.shape, arguments.device, dtype, arguments.attention)
+    if arguments.fp8 and way in ("bound", "ours", "packed", "lora"):
+        to_fp8(model, keep=model.lm_head)
     if way == "full":
         model.requires_grad_(True)
     elif way == "bound":
-        model.model.layers[below].register_forward_pre_hook(_let_flow, with_kwargs=True)  # type: ignore[union-attr,index,operator]
+        model.model.layers[below].register_forward_pre_hook(_let_flow, with_kwargs=True)
     elif way == "lora":
         model = randomised(get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])))
     else:
@@ -169,7 +174,7 @@ def make(way: str, arguments: argparse.Namespace, lengths: Lengths) -> Turn:
             get_peft_model(model, ZeroInitConfig(prompt_length=10, num_layers=SHAPES[arguments.shape][2] - below))
         )
     if arguments.checkpointing:
-        model.gradient_checkpointing_enable()  # type: ignore[operator]
+        model.gradient_checkpointing_enable()
     vocabulary = SHAPES[arguments.shape][4]
     ours = way not in ("official", "TRL")
     batches = batches_of(lengths, arguments.micro_batch, ours, vocabulary, arguments.device)
@@ -211,6 +216,7 @@ def main() -> None:
     add("--sequences", type=int, help="in an optimiser step (default: 64, quick: 8)")
     add("--micro-batch", type=int, help="sequences per forward pass (default: 8, quick: 4)")
     add("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the frozen base")
+    add("--fp8", action="store_true", help="the frozen base's products in 8-bit floats (bound, ours, packed, lora)")
     add("--attention", default="sdpa", help="attn_implementation (default: %(default)s)")
     add("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
@@ -258,8 +264,9 @@ def main() -> None:
     header = ["", "s/step", "real tokens/s", f"times as fast as {arguments.only[0]}", "minutes for 52K x 5 epochs"]
     print(table(header + (["of the device's peak", "peak memory, GB"] if peaks else []), rows))
     mean = sum(a + b for a, b in lengths) / len(lengths)
+    fp8 = ", products in fp8" if arguments.fp8 else ""
     print(
-        f"\n{arguments.shape}, {arguments.dtype}, {arguments.sequences} sequences per step in batches of "
+        f"\n{arguments.shape}, {arguments.dtype}{fp8}, {arguments.sequences} sequences per step in batches of "
         f"{arguments.micro_batch}, {real:,} real tokens; Alpaca: {len(lengths):,} records of {mean:.0f} tokens on "
         f"average, {sum(b for _, b in lengths) / len(lengths):.0f} of them learned\n{rounds} turns; {machine()}"
     )

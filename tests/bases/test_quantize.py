@@ -43,7 +43,9 @@ def test_eight_bits_by_torchao(kind: str) -> None:
 
 
 def test_kinds_and_packages_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="unknown quantization 'int3'; choose one of: nf4, int8, torchao-int8"):
+    with pytest.raises(
+        UserError, match="unknown quantization 'int3'; choose one of: nf4, int8, torchao-int8, torchao-fp8, fp8"
+    ):
         load_base("pocket", quantization="int3")  # type: ignore[arg-type]
     find = importlib.util.find_spec
     monkeypatch.setattr(

@@ -185,6 +185,7 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(settings: Settings) -> 
         ({"adapter": {"method": "lora", "target_modules": ["nope"]}}, "does not fit the base .*nope"),
         ({"data__path": "gone.json"}, "data file not found"),
         ({"data__held_out": 100}, "leaves nothing to train on"),
+        ({"train__liger": True}, "train.liger needs (liger-kernel|a GPU)"),
         ({"report_to": "wandb"}, "wandb is not installed; pip install wandb"),
     ],
 )

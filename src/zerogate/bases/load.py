@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zerogate.bases.fp8 import to_fp8
 from zerogate.bases.quantize import Quantization, quantization_config
 from zerogate.errors import UserError
 
@@ -71,7 +72,7 @@ def load_base(
         dtype: `float32`, `bfloat16`, `float16`, or `auto` (also None): the one its weights were saved in.
         device: a torch device such as `cpu` or `cuda:0`, or `auto` to spread over all; None: the first GPU, else the
             CPU.
-        quantization: `nf4` (4-bit), `int8`, `torchao-int8`, `torchao-fp8` (`quantize.py`).
+        quantization: `nf4` (4-bit), `int8`, `torchao-int8`, `torchao-fp8`, `fp8` (`quantize.py`).
         attn_implementation: `sdpa`, `eager`, `flex_attention`, `flash_attention_2`; None leaves it to transformers.
         allow_pickle: also read pickled weights (`pytorch_model.bin`), with `weights_only=True`.
 
@@ -129,6 +130,8 @@ def load_base(
             "a bare backbone cannot generate."
         )
     model.requires_grad_(False)
+    if quantization == "fp8":
+        to_fp8(model, keep=model.get_output_embeddings())
     model.eval()
     return model, tokenizer
 

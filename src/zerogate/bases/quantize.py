@@ -1,26 +1,27 @@
 """Frozen bases in 4 and 8 bits: what each kind is, and what it needs. What is trained on top stays in fp32.
 
-All are made while the weights are read, by bitsandbytes or torchao. The quality each costs is in docs/benchmarks.md.
+bitsandbytes and torchao make theirs while the weights are read. `fp8` is ours (`fp8.py`), made afterwards: what theirs
+multiplies in 8-bit floats is for inference only. The quality each costs is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from zerogate.errors import UserError
 
-Quantization = Literal["nf4", "int8", "torchao-int8", "torchao-fp8"]
-"""`nf4` and `int8` are bitsandbytes' (4 bits; 8 bits with outliers apart), the others torchao's: weights alone in 8-bit
-integers or floats (e4m3), one scale per output channel, multiplied in the base's dtype."""
+Quantization = Literal["nf4", "int8", "torchao-int8", "torchao-fp8", "fp8"]
+"""`nf4` and `int8` are bitsandbytes' (4 bits; 8 bits with outliers apart), those of torchao have weights alone in 8-bit
+integers or floats (e4m3), one scale per output channel, multiplied in the base's dtype. `fp8` multiplies in 8 bits."""
 
 _PACKAGES = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao", "torchao-fp8": "torchao"}
 
 
 def quantization_config(kind: Quantization, dtype: str) -> Any:
-    """What transformers is to load the weights with.
+    """What transformers is to load the weights with; None where they are quantised afterwards.
 
     Args:
         kind: one of `Quantization`.
@@ -31,8 +32,10 @@ def quantization_config(kind: Quantization, dtype: str) -> Any:
     """
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
-    if kind not in _PACKAGES:
-        raise UserError(f"unknown quantization {kind!r}; choose one of: {', '.join(_PACKAGES)}")
+    if kind not in get_args(Quantization):
+        raise UserError(f"unknown quantization {kind!r}; choose one of: {', '.join(get_args(Quantization))}")
+    if kind == "fp8":
+        return None
     if importlib.util.find_spec(_PACKAGES[kind]) is None:
         raise UserError(
             f"quantization {kind!r} needs {_PACKAGES[kind]}, which is not installed: pip install 'zerogate[quant]'"

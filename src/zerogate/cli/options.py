@@ -44,7 +44,7 @@ Device = Annotated[
     typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or auto. By default the first GPU, else the CPU."),
 ]
 # As in zerogate.bases.quantize, which takes seconds to import.
-Quantized = Literal["nf4", "int8", "torchao-int8", "torchao-fp8"]
+Quantized = Literal["nf4", "int8", "torchao-int8", "torchao-fp8", "fp8"]
 Quantization = Annotated[
     Quantized | None,
     typer.Option(help="Load the base in 4 bits (nf4) or 8 (the others); needs bitsandbytes or torchao."),

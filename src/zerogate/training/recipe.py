@@ -36,7 +36,7 @@ class BaseSection(Section):
     Attributes:
         name: a Hub id, a folder, or `pocket` for the embedded base.
         dtype: of the frozen weights; `auto` takes the checkpoint's. What is trained is fp32 whatever this says.
-        quantization: load the base in 4 (`nf4`) or 8 bits (`int8`, `torchao-int8`, `torchao-fp8`).
+        quantization: load the base in 4 (`nf4`) or 8 bits (`int8`, `torchao-int8`, `torchao-fp8`, `fp8`).
         attn_implementation: transformers' name, such as `sdpa` or `flash_attention_2`; its own choice by default.
         device: such as `cpu` or `cuda:0`; by default the best there is.
     """
@@ -71,6 +71,8 @@ class TrainSection(Section):
         joint: records with images train what lets images in, records without train the rest, in batches of their own.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         compile: torch.compile the model: minutes at the start (a C++ compiler is needed on a CPU), faster steps.
+        liger: Liger's Triton kernels in the place of norms, rotations and gated MLPs (language models on a GPU; extra
+            `liger`). The loss stays ours, which has logits at the learned positions only.
         evaluate_every: measure the held-out loss every so many steps, or every `epoch`. The end is always measured.
         save_every: write a checkpoint every so many steps, or every `epoch`.
         keep_checkpoints: how many of them to keep.
@@ -95,6 +97,7 @@ class TrainSection(Section):
     joint: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
+    liger: bool = False
     evaluate_every: Often = "epoch"
     save_every: Often = "epoch"
     keep_checkpoints: PositiveInt = 2

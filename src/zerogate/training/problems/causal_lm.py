@@ -9,6 +9,8 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.utils import is_liger_kernel_available
 
 from zerogate.bases.load import load_base, read_config
 from zerogate.data.collate import Collator
@@ -34,13 +36,18 @@ class CausalLM:
     def load_base(self, whole: bool, device: str | None) -> tuple[PreTrainedModel, Any]:
         """The frozen model and its tokenizer."""
         base = self.recipe.base
-        return load_base(
+        if self.recipe.train.liger:
+            _check_liger(on_cpu=base.device == "cpu" or not torch.cuda.is_available())
+        model, tokenizer = load_base(
             base.name,
             dtype="float32" if whole else base.dtype,
             device=device,
             quantization=base.quantization,
             attn_implementation=base.attn_implementation,
         )
+        if self.recipe.train.liger:
+            apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+        return model, tokenizer
 
     def empty_base(self) -> PreTrainedModel:
         """The model without content."""
@@ -96,3 +103,10 @@ class CausalLM:
 
     def save_extras(self, folder: Path) -> None:
         """Nothing: the card says it all."""
+
+
+def _check_liger(on_cpu: bool) -> None:
+    if not is_liger_kernel_available():
+        raise UserError("train.liger needs liger-kernel, which is not installed: pip install 'zerogate[liger]'")
+    if on_cpu:
+        raise UserError("train.liger needs a GPU: its kernels are Triton's; leave it out")
