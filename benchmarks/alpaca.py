@@ -68,6 +68,14 @@ def read_lengths(data: Path, tokenizer: Path) -> Lengths:
     return found
 
 
+def some_of(lengths: Lengths, count: int, size: int) -> Lengths:
+    """Sequences of some of the batches that a whole epoch has, so that those of like length are as like as there."""
+    order = epoch_order([a + b for a, b in lengths], size, seed=0, epoch=0, group_by_length=True)
+    batches = [order[at : at + size] for at in range(0, len(order), size)]
+    picked = random.Random(0).sample(batches, -(-count // size))
+    return [lengths[index] for batch in picked for index in batch][:count]
+
+
 def base(shape: str, device: str, dtype: torch.dtype, attention: str) -> LlamaForCausalLM:
     """A random base of a shape, made on the device in its dtype."""
     width, mlp, layers, heads, vocabulary, _ = SHAPES[shape]
@@ -234,7 +242,7 @@ def main() -> None:
         return
     arguments.sequences = arguments.sequences or (8 if arguments.quick else 64)
     arguments.micro_batch = arguments.micro_batch or (4 if arguments.quick else 8)
-    chosen = random.Random(0).sample(lengths, arguments.sequences)
+    chosen = some_of(lengths, arguments.sequences, arguments.micro_batch)
     real = sum(a + b for a, b in chosen)
     turns, peaks = {}, {}
     for way in arguments.only:

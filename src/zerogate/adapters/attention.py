@@ -28,6 +28,9 @@ CHILD = "zero_init"
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
+OneToken = Callable[[Tensor, Tensor], Tensor]
+"""(attention output [B, 1, H, D], queries [B, H, 1, D]) -> the output with the prompts' part."""
+
 _SEAMS: dict[AttentionFunction, AttentionFunction] = {}
 _ORIGINAL_GET_INTERFACE = AttentionInterface.get_interface
 
@@ -79,6 +82,25 @@ def for_tokens(q_BHTD: Tensor, k_GKD: Tensor, v_HKD: Tensor) -> tuple[Tensor, Te
     if not (_in_fp32(q_BHTD) and _fused_is_faster(q_BHTD, v_HKD)):
         return k_GKD, v_HKD
     return k_GKD.repeat_interleave(v_HKD.shape[-3] // k_GKD.shape[-3], dim=-3).float(), v_HKD.float()
+
+
+def for_one_token(q_BH1D: Tensor, k_GKD: Tensor, v_HKD: Tensor, mask_BK: Tensor | None, scaling: float) -> OneToken:
+    """`prompt_attention`, added in place, with all but the queries settled: for tokens that follow one like this.
+
+    At one token per row the operations take a few microseconds, and looking at what is the case costs as much.
+    """
+    k_HKD, v_HKD = for_tokens(q_BH1D, k_GKD, v_HKD)
+    if k_HKD.shape[-3] != v_HKD.shape[-3]:
+        k_HKD = k_HKD.repeat_interleave(v_HKD.shape[-3] // k_HKD.shape[-3], dim=-3)
+    k_BHKD, v_BHKD = (x.expand(q_BH1D.shape[0], -1, -1, -1) for x in (k_HKD, v_HKD))
+    mask = None if mask_BK is None else mask_BK[:, None, None, :].to(v_HKD.dtype)
+    dtype = v_HKD.dtype
+
+    def add_to(out_B1HD: Tensor, q_BH1D: Tensor) -> Tensor:
+        extra = F.scaled_dot_product_attention(q_BH1D.to(dtype), k_BHKD, v_BHKD, mask, scale=scaling)
+        return out_B1HD.add_(extra.transpose(1, 2))
+
+    return add_to
 
 
 def add(out_BTHD: Tensor, extra_BTHD: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention import for_tokens, prompt_attention
+from ..attention import OneToken, for_one_token, for_tokens, prompt_attention
 from ..bank import RowAdapters, Stacked, stack_prompts
 from ..layouts import Layout
 from ..prompt_cache import PromptCache
@@ -229,6 +229,19 @@ class Contribution(nn.Module):
         if len(names) != 1:
             return None
         return *self._hold((names[0], dtype), lambda: self.keys_values(names[0], module, dtype)), None
+
+    def _one_token(
+        self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None
+    ) -> OneToken | None:
+        """In a generation on a CPU: how one token of so many rows gets its prompts. `attend` asks once and keeps it."""
+        settled = self.held is not None and q_BHTD.shape[2] == 1 and q_BHTD.device.type == "cpu" and softcap is None
+        if not settled or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        only = self._only_set(module, q_BHTD)
+        if only is None:
+            return None
+        scaling = q_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+        return self._hold(q_BHTD.shape, lambda: for_one_token(q_BHTD, *only, scaling))  # type: ignore[no-any-return]
 
 
 def _plus(total: Tensor | None, extra: Tensor | None) -> Tensor | None:

@@ -109,6 +109,9 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The attention function of an adapted module: `fn` on the text, plus the gated prompts (equation 7)."""
+        if self.held and (one_token := self.held.get(query.shape)) and not torch.compiler.is_compiling():
+            out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
+            return one_token(out_BTHD, query), weights
         joined = None if self.disable_adapters or self.rows else self._vanilla()
         if joined is not None:
             self.reached = True
@@ -123,6 +126,8 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
             self.reached = True
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             return fused.add_prompt_attention(out_BTHD, query, *only, scaling, softcap), weights
+        if (one_token := self._one_token(module, query, scaling, softcap)) is not None:
+            return one_token(out_BTHD, query), weights
         extra_BTHD = self.contribution(module, query, scaling, softcap)
         return (out_BTHD if extra_BTHD is None else add(out_BTHD, extra_BTHD)), weights
 
