@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,11 +68,16 @@ def read_lengths(data: Path, tokenizer: Path) -> Lengths:
 
 
 def some_of(lengths: Lengths, count: int, size: int) -> Lengths:
-    """Sequences of some of the batches that a whole epoch has, so that those of like length are as like as there."""
+    """Sequences of some of the batches that a whole epoch has, so that those of like length are as like as there.
+
+    From the shortest batch to the longest, at equal distances: a few then have the whole's mean length.
+    """
     order = epoch_order([a + b for a, b in lengths], size, seed=0, epoch=0, group_by_length=True)
-    batches = [order[at : at + size] for at in range(0, len(order), size)]
-    picked = random.Random(0).sample(batches, -(-count // size))
-    return [lengths[index] for batch in picked for index in batch][:count]
+    batches = [[lengths[index] for index in order[at : at + size]] for at in range(0, len(order), size)]
+    batches.sort(key=lambda batch: sum(a + b for a, b in batch))
+    wanted = -(-count // size)
+    picked = [batches[int((place + 0.5) / wanted * len(batches))] for place in range(wanted)]
+    return [pair for batch in picked for pair in batch][:count]
 
 
 def base(shape: str, device: str, dtype: torch.dtype, attention: str) -> LlamaForCausalLM:
