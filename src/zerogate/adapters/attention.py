@@ -113,12 +113,13 @@ def add(out_BTHD: Tensor, extra_BTHD: Tensor) -> Tensor:
 def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
     """Whether torch's fused attention beats the same written out, over so few keys (benchmarks/prompt_attention.py).
 
-    On a CPU its backward is several times slower in half precision, and so is its forward over many queries.
+    On a CPU it does for single tokens, and in training in full precision (about even); its backward in half precision
+    takes ten times as long.
     """
     trained = torch.is_grad_enabled() and (q_BHTD.requires_grad or v_HKD.requires_grad)
     if q_BHTD.device.type != "cpu":
         return not trained
-    return q_BHTD.dtype in (torch.float32, torch.float64) or (not trained and q_BHTD.shape[2] == 1)
+    return q_BHTD.dtype in (torch.float32, torch.float64) if trained else q_BHTD.shape[2] == 1
 
 
 def _in_fp32(q_BHTD: Tensor) -> bool:
@@ -139,8 +140,15 @@ def _written_out(
         scores_BGMK = softcap * torch.tanh(scores_BGMK.float() / softcap)
     if mask_BK is not None:
         scores_BGMK = scores_BGMK + mask_BK[:, None, None, :].to(scores_BGMK.dtype)
-    probs_BHTK = scores_BGMK.softmax(dim=-1).to(v_HKD.dtype).reshape(B, H, T, K)
+    probs_BHTK = _over_prompts(scores_BGMK).to(v_HKD.dtype).reshape(B, H, T, K)
     return (probs_BHTK @ v_HKD).transpose(1, 2)
+
+
+def _over_prompts(scores_BGMK: Tensor) -> Tensor:
+    """Softmax over K. On a CPU one over the ten numbers of a row is slow, and over ten rows it is not."""
+    if scores_BGMK.device.type != "cpu":
+        return scores_BGMK.softmax(dim=-1)
+    return scores_BGMK.transpose(-1, -2).contiguous().softmax(dim=-2).transpose(-1, -2)
 
 
 def join_prompts(
