@@ -3,7 +3,7 @@
     python benchmarks/alpaca.py                # a small base on a CPU: ours, TRL's defaults, the official way
     python benchmarks/alpaca.py --quick
     python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3   # one GPU: the headline
-    python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3 --fp8     # Hopper: 8-bit products
+    python benchmarks/alpaca.py --shape llama-7b --only ours lora bound --rounds 3 --bits 8  # Hopper: fp8
     python benchmarks/alpaca.py --write-lengths lengths.json   # for a machine without the data: --lengths FILE
 
 Sequences are random tokens with the lengths of Alpaca's prompts and answers (official template, LLaMA's tokenizer;
@@ -93,6 +93,24 @@ def base(shape: str, device: str, dtype: torch.dtype, attention: str) -> LlamaFo
     return model.to(dtype).requires_grad_(False)
 
 
+def quantise(model: Any, bits: int) -> None:
+    """The frozen layers in other forms, the head as it is."""
+    if bits == 8:
+        to_fp8(model, keep=model.lm_head)
+    elif bits == 4:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+
+        for layer in model.model.layers:
+            for module in (layer.self_attn, layer.mlp):
+                for name, old in list(module.named_children()):
+                    if isinstance(old, nn.Linear):
+                        new = Linear4bit(
+                            old.in_features, old.out_features, False, old.weight.dtype, True, "nf4", device="meta"
+                        )
+                        new.weight = Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+                        setattr(module, name, new.to(old.weight.device))
+
+
 def batches_of(lengths: Lengths, size: int, grouped: bool, vocabulary: int, device: str) -> list[dict[str, Tensor]]:
     """Random sequences of these lengths in padded batches."""
     order = epoch_order([a + b for a, b in lengths], size, seed=0, epoch=0, group_by_length=grouped)
@@ -173,8 +191,8 @@ def make(way: str, arguments: argparse.Namespace, lengths: Lengths) -> Turn:
     below = SHAPES[arguments.shape][5]
     dtype = torch.float32 if way == "full" and arguments.device == "cpu" else getattr(torch, arguments.dtype)
     model: Any = base(arguments.shape, arguments.device, dtype, arguments.attention)
-    if arguments.fp8 and way in ("bound", "ours", "packed", "lora"):
-        to_fp8(model, keep=model.lm_head)
+    if way in ("bound", "ours", "packed", "lora"):
+        quantise(model, arguments.bits)
     if way == "full":
         model.requires_grad_(True)
     elif way == "bound":
@@ -228,7 +246,8 @@ def main() -> None:
     add("--sequences", type=int, help="in an optimiser step (default: 64, quick: 8)")
     add("--micro-batch", type=int, help="sequences per forward pass (default: 8, quick: 4)")
     add("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the frozen base")
-    add("--fp8", action="store_true", help="the frozen base's products in 8-bit floats (bound, ours, packed, lora)")
+    add("--bits", type=int, choices=[4, 8, 16], default=16, help="of the frozen base in bound, ours, packed and lora: "
+        "nf4 (bitsandbytes), products in fp8, or as --dtype says (default)")  # fmt: skip
     add("--attention", default="sdpa", help="attn_implementation (default: %(default)s)")
     add("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
@@ -276,9 +295,9 @@ def main() -> None:
     header = ["", "s/step", "real tokens/s", f"times as fast as {arguments.only[0]}", "minutes for 52K x 5 epochs"]
     print(table(header + (["of the device's peak", "peak memory, GB"] if peaks else []), rows))
     mean = sum(a + b for a, b in lengths) / len(lengths)
-    fp8 = ", products in fp8" if arguments.fp8 else ""
+    form = {4: ", base in nf4", 8: ", products in fp8", 16: ""}[arguments.bits]
     print(
-        f"\n{arguments.shape}, {arguments.dtype}{fp8}, {arguments.sequences} sequences per step in batches of "
+        f"\n{arguments.shape}, {arguments.dtype}{form}, {arguments.sequences} sequences per step in batches of "
         f"{arguments.micro_batch}, {real:,} real tokens; Alpaca: {len(lengths):,} records of {mean:.0f} tokens on "
         f"average, {sum(b for _, b in lengths) / len(lengths):.0f} of them learned\n{rounds} turns; {machine()}"
     )
