@@ -113,13 +113,12 @@ def add(out_BTHD: Tensor, extra_BTHD: Tensor) -> Tensor:
 def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
     """Whether torch's fused attention beats the same written out, over so few keys (benchmarks/prompt_attention.py).
 
-    On a CPU it does for single tokens, and in training in full precision (about even); its backward in half precision
-    takes ten times as long.
+    On a CPU it does for single tokens, except that its backward in half precision takes ten times as long.
     """
     trained = torch.is_grad_enabled() and (q_BHTD.requires_grad or v_HKD.requires_grad)
     if q_BHTD.device.type != "cpu":
         return not trained
-    return q_BHTD.dtype in (torch.float32, torch.float64) if trained else q_BHTD.shape[2] == 1
+    return q_BHTD.shape[2] == 1 and (not trained or q_BHTD.dtype in (torch.float32, torch.float64))
 
 
 def _in_fp32(q_BHTD: Tensor) -> bool:
