@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zerogate.bases.fp8 import to_fp8
-from zerogate.bases.quantize import Quantization, quantization_config
+from zerogate.bases.quantize import Quantization, keep_gradients, quantization_config
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def load_base(
     model.requires_grad_(False)
     if quantization == "fp8":
         to_fp8(model, keep=model.get_output_embeddings())
+    if quantization == "nf4":
+        keep_gradients(model)
     model.eval()
     return model, tokenizer
 

@@ -7,7 +7,9 @@ multiplies in 8-bit floats is for inference only. The quality each costs is in d
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal, get_args
+from copy import copy
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -50,3 +52,25 @@ def quantization_config(kind: Quantization, dtype: str) -> Any:
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig() if kind == "torchao-int8" else Float8WeightOnlyConfig())
+
+
+def keep_gradients(model: torch.nn.Module) -> None:
+    """Let gradients through bitsandbytes' 4-bit weights on a CPU, also after the model has answered something.
+
+    In eval mode bitsandbytes lays such weights out anew for a faster kernel that has no backward pass and does not
+    say so: whatever is trained beside it then learns nothing. Here the first call that may need gradients puts a
+    layer's weights back, to the bit, and they stay so. Calls without gradients before it keep the faster kernel.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            before = copy(cast(Any, module.weight).quant_state)
+            module.register_forward_pre_hook(partial(_put_back, before=before))
+
+
+def _put_back(module: Any, _: Any, before: Any) -> None:
+    if not (torch.is_grad_enabled() and module.support_avx512bf16_for_cpu):
+        return
+    module.support_avx512bf16_for_cpu = False
+    if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+        module.state_dict()  # bitsandbytes' own way back, from which only the scales come rounded
+        vars(module.weight.quant_state).update(vars(before))
