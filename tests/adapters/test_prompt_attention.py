@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zerogate.adapters.attention import add, for_tokens, prompt_attention
+from zerogate.adapters.attention import add, for_one_token, for_tokens, prompt_attention
 
 ERRORS = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SHAPES = list(
@@ -47,6 +47,26 @@ def test_every_form_equals_the_formula(dtype: torch.dtype, grad: bool) -> None:
                 got = prompt_attention(q, *own, 0.3, softcap, mask)
                 assert got.dtype in (dtype, own[1].dtype)
                 torch.testing.assert_close(got.double(), wanted, rtol=0, atol=ERRORS[dtype] * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", ERRORS, ids=str)
+@pytest.mark.parametrize("B", [1, 3, 8, 17])
+@torch.no_grad()
+def test_what_is_settled_for_one_token_equals_the_formula_for_the_next(dtype: torch.dtype, B: int) -> None:
+    torch.manual_seed(0)
+    K, D = 5, 16
+    for (H, G), keys in itertools.product([(4, 4), (4, 2)], ["shared", "by row", "masked"]):
+        rows = () if keys == "shared" else (B,)
+        k, v = torch.randn(*rows, G, K, D).to(dtype), torch.randn(*rows, H, K, D).to(dtype)
+        mask = torch.zeros(B, K).masked_fill(torch.arange(K) > 2, -torch.inf) if keys == "masked" else None
+        first, *more = torch.randn(3, B, 1, H, D).transpose(2, 3).to(dtype)
+        add_to = for_one_token(first, k, v, mask, 0.3)
+        for q in more:
+            text = torch.randn(B, 1, H, D, dtype=dtype)
+            wanted = text.double() + formula(q, k, v, 0.3, None, mask)
+            got = add_to(text, q)
+            assert got is text
+            torch.testing.assert_close(got.double(), wanted, rtol=0, atol=ERRORS[dtype] * wanted.abs().max().item())
 
 
 @pytest.mark.parametrize("dtype", ERRORS, ids=str)

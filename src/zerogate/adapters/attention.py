@@ -89,6 +89,15 @@ def for_one_token(q_BH1D: Tensor, k_GKD: Tensor, v_HKD: Tensor, mask_BK: Tensor 
 
     At one token per row the operations take a few microseconds, and looking at what is the case costs as much.
     """
+    if mask_BK is None and _rows_are_like_queries(q_BH1D, k_GKD):
+        k_1HKD, v_1HKD = k_GKD.repeat_interleave(v_HKD.shape[-3] // k_GKD.shape[-3], dim=-3)[None], v_HKD[None]
+
+        def add_to_all(out_B1HD: Tensor, q_BH1D: Tensor) -> Tensor:
+            q_1HBD = q_BH1D.transpose(0, 2).to(v_1HKD.dtype)
+            extra_1HBD = F.scaled_dot_product_attention(q_1HBD, k_1HKD, v_1HKD, scale=scaling)
+            return out_B1HD.add_(extra_1HBD.permute(2, 0, 1, 3))
+
+        return add_to_all
     k_HKD, v_HKD = for_tokens(q_BH1D, k_GKD, v_HKD)
     if k_HKD.shape[-3] != v_HKD.shape[-3]:
         k_HKD = k_HKD.repeat_interleave(v_HKD.shape[-3] // k_HKD.shape[-3], dim=-3)
@@ -119,6 +128,14 @@ def _fused_is_faster(q_BHTD: Tensor, v_HKD: Tensor) -> bool:
     if q_BHTD.device.type != "cpu":
         return not trained
     return q_BHTD.shape[2] == 1 and (not trained or q_BHTD.dtype in (torch.float32, torch.float64))
+
+
+def _rows_are_like_queries(q_BH1D: Tensor, k_GKD: Tensor) -> bool:
+    """Whether a token of each row is best seen as the queries of one row, since all of them meet the same prompts.
+
+    On a CPU, with 8 heads of 64, 16 rows in bf16 then take half the time; in fp32 the two are about even.
+    """
+    return k_GKD.dim() == 3 and q_BH1D.shape[0] >= 8
 
 
 def _in_fp32(q_BHTD: Tensor) -> bool:
