@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from peft import PeftConfig
-
-
-class _PeftType(StrEnum):
-    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's closed enum."""
-
-    CONTEXT = "CONTEXT"
-
-
-PEFT_TYPE = _PeftType.CONTEXT
-
-
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
+from ..config import MethodConfig, PeftName, told
 
 
 @dataclass
-class ContextConfig(PeftConfig):
+class ContextConfig(MethodConfig):
     """Learned vectors in the place of the words before a class's name, in a model of pictures and texts (CLIP).
 
     As it stands this is CoOp (arXiv 2109.01134); `conditional` makes it CoCoOp (arXiv 2203.05557), `coupled` with a
@@ -33,37 +19,31 @@ class ContextConfig(PeftConfig):
         ValueError: depth less than 1, conditional and coupled at once, or save_dtype neither float32 nor bfloat16.
     """
 
-    context: str = field(
-        default="a photo of a", metadata=_help("The words that open every class's text; what is learned starts there.")
-    )
-    context_ids: list[int] | None = field(default=None, metadata=_help("Their tokens. Default: by the tokenizer."))
-    context_start: int | None = field(
-        default=None, metadata=_help("How many tokens stand before them in a text. Default: by the tokenizer.")
-    )
-    depth: int = field(default=1, metadata=_help("In how many of the text encoder's layers they are learned anew."))
-    coupled: bool = field(
-        default=False,
-        metadata=_help("Project each layer's context by a learned linear map to prompts of the picture's encoder."),
-    )
-    conditional: bool = field(
-        default=False, metadata=_help("Add to the context what a small network makes of the picture.")
-    )
+    peft_name = PeftName.CONTEXT
     # PEFT asks every tuner's config for these; where this method goes is no choice.
     target_modules: ClassVar[None] = None
     exclude_modules: ClassVar[None] = None
-    modules_to_save: list[str] | None = field(
-        default=None, metadata=_help("Further modules to train whole and save with the adapter.")
+
+    context: str = field(
+        default="a photo of a",
+        metadata=told("The words that open every class's text; what is learned starts there."),
     )
-    save_dtype: str = field(
-        default="float32", metadata=_help("float32 | bfloat16: how save_pretrained stores the adapter.")
+    context_ids: list[int] | None = field(default=None, metadata=told("Their tokens. Default: by the tokenizer."))
+    context_start: int | None = field(
+        default=None, metadata=told("How many tokens stand before them in a text. Default: by the tokenizer.")
+    )
+    depth: int = field(default=1, metadata=told("In how many of the text encoder's layers they are learned anew."))
+    coupled: bool = field(
+        default=False,
+        metadata=told("Project each layer's context by a learned linear map to prompts of the picture's encoder."),
+    )
+    conditional: bool = field(
+        default=False, metadata=told("Add to the context what a small network makes of the picture.")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type: Any = PEFT_TYPE
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1, not {self.depth}.")
         if self.conditional and (self.coupled or self.depth > 1):
             raise ValueError("conditional is for context in the first layer alone: leave coupled out, and depth at 1.")
-        if self.save_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"save_dtype={self.save_dtype!r} must be one of 'float32', 'bfloat16'.")

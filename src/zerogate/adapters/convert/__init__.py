@@ -9,8 +9,8 @@
 
 from pathlib import Path
 
+from ..zero_init.config import ZeroInitConfig
 from .files import check_free, read_pickle
-from .folder import PEFT_TYPE as ZEROGATE_TYPE
 from .folder import read_config, read_zerogate, to_zero_init, write_zerogate
 from .litgpt import FILE, is_litgpt, read_litgpt, write_litgpt
 from .official import is_official, read_official, write_official
@@ -50,7 +50,7 @@ def detect_format(path: str | Path) -> str:
         if (path / FILE).is_file() and not (path / "adapter_config.json").is_file():
             return "litgpt"
         kind = read_config(path)["peft_type"]
-        if kind not in (PEFT_TYPE, ZEROGATE_TYPE):
+        if kind not in (PEFT_TYPE, ZeroInitConfig.peft_name):
             raise ValueError(
                 f"{path} holds a PEFT adapter of type {kind}, which has no adaption prompts and cannot become one."
             )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..zero_init.config import PEFT_TYPE, ZeroInitConfig
+from ..zero_init.config import ZeroInitConfig
 from .files import cast, check_dtype, read_tensors, write_folder
 from .prompts import Base, PromptAdapter
 
@@ -35,8 +35,8 @@ def read_zerogate(path: str | Path, *, base: Base | None = None) -> PromptAdapte
     """
     path = Path(path)
     raw = read_config(path)
-    if raw["peft_type"] != PEFT_TYPE:
-        raise ValueError(f"{path} holds an adapter of type {raw['peft_type']}, not {PEFT_TYPE}.")
+    if raw["peft_type"] != ZeroInitConfig.peft_name:
+        raise ValueError(f"{path} holds an adapter of type {raw['peft_type']}, not {ZeroInitConfig.peft_name}.")
     config = ZeroInitConfig.from_peft_type(**raw)
     if config.attention == "vanilla":
         raise ValueError(

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
+from ..config import PeftName
 from ..zero_init import ZeroInitConfig
-
-
-class _PeftType(StrEnum):
-    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's closed enum."""
-
-    GATED_PREFIX = "GATED_PREFIX"
-
-
-PEFT_TYPE = _PeftType.GATED_PREFIX
 
 
 @dataclass
@@ -27,6 +17,4 @@ class GatedPrefixConfig(ZeroInitConfig):
     is added to the keys and values.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type: Any = PEFT_TYPE
+    peft_name = PeftName.GATED_PREFIX

@@ -3,108 +3,83 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
 
-from peft import PeftConfig
-
-
-class _PeftType(StrEnum):
-    """A string, which PEFT's tables take, with the `.value` that PEFT and transformers ask of PEFT's closed enum."""
-
-    ZERO_INIT = "ZERO_INIT"
-
-
-PEFT_TYPE = _PeftType.ZERO_INIT
+from ..config import MethodConfig, PeftName, one_of, told
 
 _CHOICES = {
     "gate_activation": ("tanh", "identity"),
     "gate_per": ("head", "layer"),
     "attention": ("zero_init", "vanilla"),
-    "save_dtype": ("float32", "bfloat16"),
 }
 
 
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
-
-
 @dataclass
-class ZeroInitConfig(PeftConfig):
+class ZeroInitConfig(MethodConfig):
     """Adaption prompts in the topmost layers, let in by gates that start at zero (arXiv 2303.16199, section 3).
 
     Raises:
         ValueError: A value is out of its range; the message names the field, the value and what it may be.
     """
 
-    prompt_length: int = field(default=10, metadata=_help("K, the number of prompt positions per layer."))
-    num_layers: int | None = field(default=None, metadata=_help("L, counted from the top. None: every layer."))
+    peft_name = PeftName.ZERO_INIT
+
+    prompt_length: int = field(default=10, metadata=told("K, the number of prompt positions per layer."))
+    num_layers: int | None = field(default=None, metadata=told("L, counted from the top. None: every layer."))
     layers_to_transform: list[int] | int | None = field(
-        default=None, metadata=_help("Absolute layer indices, in place of num_layers.")
+        default=None, metadata=told("Absolute layer indices, in place of num_layers.")
     )
     target_modules: list[str] | str | None = field(
         default=None,
-        metadata=_help(
+        metadata=told(
             "Which attention modules, as PEFT understands it: a regular expression on full names, or a list of name "
             "endings. Needed where a model has several stacks (CLIP, Whisper)."
         ),
     )
-    exclude_modules: list[str] | str | None = field(default=None, metadata=_help("Names to leave out, as in PEFT."))
-    gate_activation: str = field(
-        default="tanh", metadata=_help("tanh | identity: how a stored gate becomes effective.")
-    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata=told("Names to leave out, as in PEFT."))
+    gate_activation: str = field(default="tanh", metadata=told("tanh | identity: how a stored gate becomes effective."))
     gate_scale: float = field(
         default=1.0,
-        metadata=_help("The stored gate is multiplied by this before its activation: faster gates at one rate."),
+        metadata=told("The stored gate is multiplied by this before its activation: faster gates at one rate."),
     )
-    gate_per: str = field(default="head", metadata=_help("head | layer: one gate for each query head, or one in all."))
-    prompt_init_std: float = field(default=1.0, metadata=_help("Prompts start at N(0, std). Small starts learn worse."))
+    gate_per: str = field(default="head", metadata=told("head | layer: one gate for each query head, or one in all."))
+    prompt_init_std: float = field(default=1.0, metadata=told("Prompts start at N(0, std). Small starts learn worse."))
     attention: str = field(
         default="zero_init",
-        metadata=_help("zero_init, or vanilla: prompts in the text's own softmax, no gate (the ablation of Table 4)."),
+        metadata=told("zero_init, or vanilla: prompts in the text's own softmax, no gate (the ablation of Table 4)."),
     )
     image_layers: list[int] | int | None = field(
         default=None,
-        metadata=_help(
+        metadata=told(
             "Layers of a vision encoder whose global features condition the prompts (indices of its hidden states; M "
             "of them), or how many, where whoever loads the encoder chooses them. None: the adapter takes no images."
         ),
     )
     image_channels: int | None = field(
-        default=None, metadata=_help("Channels of one layer's feature: the encoder's hidden size.")
+        default=None, metadata=told("Channels of one layer's feature: the encoder's hidden size.")
     )
-    image_hidden: int = field(default=64, metadata=_help("Width of the MLP that makes the image token."))
+    image_hidden: int = field(default=64, metadata=told("Width of the MLP that makes the image token."))
     image_tokens: int = field(
         default=1,
-        metadata=_help(
+        metadata=told(
             "Tokens made of each image. The paper's single one is the same to every word of the text; among several, "
             "attention chooses by what is asked."
         ),
     )
     image_early: int | None = field(
         default=None,
-        metadata=_help(
+        metadata=told(
             "Early fusion (LLaMA-Adapter V2): images enter in the lowest so many layers, behind gates of their own, "
             "and not through the prompts, which lie above. None: images are added to the prompts of all adapted layers."
         ),
     )
     image_encoder: str | None = field(
-        default=None, metadata=_help("The vision encoder the features come from, for whoever loads the adapter.")
-    )
-    modules_to_save: list[str] | None = field(
-        default=None,
-        metadata=_help("Further modules to train whole and save with the adapter, such as norms or a head."),
-    )
-    save_dtype: str = field(
-        default="float32", metadata=_help("float32 | bfloat16: how save_pretrained stores the adapter.")
+        default=None, metadata=told("The vision encoder the features come from, for whoever loads the adapter.")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type: Any = PEFT_TYPE
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, allowed))}.")
+            one_of(name, getattr(self, name), allowed)
         if self.prompt_length < 1:
             raise ValueError(f"prompt_length (K) must be at least 1, not {self.prompt_length}.")
         if self.num_layers is not None and self.num_layers < 1:
