@@ -15,6 +15,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.zerogate-ready
+# Apart: where they are installed, PEFT imports them each time, which takes seconds.
+QUANT := $(CURDIR)/$(VENV)/quant
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: help setup demo test check wheel clean
@@ -31,12 +33,14 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "Installing zerogate and its tools"
 	@$(PIP) --editable '.[dev]'
+	@$(PIP) --no-deps --upgrade --target $(QUANT) bitsandbytes torchao
 	@touch $@
 
 demo: $(READY)
 	$(BIN)/zerogate demo
 
 test: $(READY)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(QUANT) $(BIN)/python -m pytest tests/bases/test_quantize.py tests/contract/test_bottleneck_lifecycle.py -k "bits or quantised"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
