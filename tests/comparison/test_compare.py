@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 from tiny_base import make_base
 
@@ -113,6 +115,25 @@ def test_a_cell_that_another_process_is_at_is_waited_for(done: Path) -> None:
         (cell / "result.json").write_text(kept + "\n")  # as the other process would
     assert waiting.wait(timeout=60) == 0
     assert (cell / "result.json").read_text() == kept + "\n"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_cells_end_with_their_comparison_however_it_ends(tmp_path: Path, base: Path, how: signal.Signals) -> None:
+    file = write(tmp_path, base, train={"steps": 100_000, "batch_size": 4, "log_every": 1}, base_alone=False)
+    log = tmp_path / "log"
+    with log.open("w") as writing:
+        comparing = subprocess.Popen([sys.executable, "-m", "zerogate.cli.main", "compare", str(file)], stderr=writing)
+    lock = FileLock(tmp_path / "out" / "cells" / "zero-init-seed0" / ".lock")
+    deadline = time.monotonic() + 120
+    while "learning rate 1.00e-02" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    with pytest.raises(Timeout):
+        lock.acquire(timeout=0)  # the cell is at it
+    comparing.send_signal(how)
+    comparing.wait(timeout=30)
+    lock.acquire(timeout=60)
+    lock.release()
+    assert "stopped by SIGTERM" in log.read_text()
 
 
 def test_a_result_of_other_settings_is_refused(done: Path) -> None:

@@ -3,7 +3,7 @@
 To import torch, transformers and TRL takes five seconds of a processor, and a comparison has hundreds of cells, so one
 process imports them, does nothing else, and forks when a cell is to be run. What a cell does, remembers and leaks is
 its own all the same. Where the system cannot fork, or has a GPU (whose driver does not survive it), each cell starts
-from nothing.
+from nothing. A cell ends with the comparison, however that ended: it would go on writing where the next one writes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -30,10 +31,13 @@ class CellProcesses:
         self._answers: IO[str] | None = None
 
     def __enter__(self) -> CellProcesses:
+        self._ours = os.pipe()  # nothing is ever written: cells wait for it to close
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        for end in self._ours:
+            os.close(end)
 
     def run(self, file: Path, quiet: bool) -> tuple[int, str]:
         """Run the cell that a file describes.
@@ -47,7 +51,8 @@ class CellProcesses:
         """
         with tempfile.TemporaryFile("w+") as kept:
             if "fork" not in dir(os) or torch.cuda.is_available():
-                done = subprocess.run([*_COMMAND, str(file)], check=False, stderr=kept if quiet else None)
+                command, passed = self._command(str(file))
+                done = subprocess.run(command, check=False, stderr=kept if quiet else None, pass_fds=passed)
                 status = done.returncode
             else:
                 with tempfile.NamedTemporaryFile("r") as named:
@@ -64,11 +69,17 @@ class CellProcesses:
         answer = self._answers.readline()
         return int(answer) if answer else self._origin.wait() or 1  # without an answer it was killed
 
+    def _command(self, *arguments: str) -> tuple[list[str], tuple[int, ...]]:
+        """A command, and the files it needs open. Windows passes none on."""
+        if os.name == "nt":
+            return [*_COMMAND, *arguments], ()
+        return [*_COMMAND, *arguments, "--while", str(self._ours[0])], self._ours[:1]
+
     def _begin(self) -> None:
         self._end()
         ours, theirs = os.pipe()
-        command = [*_COMMAND, "--answers", str(theirs)]
-        self._origin = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pass_fds=(theirs,))
+        command, passed = self._command("--answers", str(theirs))
+        self._origin = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pass_fds=(theirs, *passed))
         os.close(theirs)
         self._answers = os.fdopen(ours)
 
@@ -115,6 +126,16 @@ def fork_cells(answers: int) -> str:
         except BrokenPipeError:
             break
     sys.exit()
+
+
+def end_with(pipe: int) -> None:
+    """Have this process end as SIGTERM ends it when the other side of a pipe closes."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _point(number: int, path: str, flags: int) -> None:
