@@ -120,7 +120,7 @@ def test_no_advice_from_one_method_or_from_failures(tmp_path: Path) -> None:
     assert recommend([], [TASK]) is None
 
 
-def test_the_best_rate_is_the_lower_of_equals_and_never_a_failure() -> None:
+def test_the_best_rate_is_that_of_lower_loss_of_equals_then_the_lower_and_never_a_failure() -> None:
     swept = [
         result("A", 0, 0.5, rate=0.03),
         result("A", 0, 0.7, rate=0.3),
@@ -130,6 +130,8 @@ def test_the_best_rate_is_the_lower_of_equals_and_never_a_failure() -> None:
     assert best_rate(swept, TASK) == 0.1
     by_loss = [result("A", 0, None, rate=r, held_out_loss=loss) for r, loss in ((1, 2.0), (2, 1.0), (3, math.inf))]
     assert best_rate(by_loss) == 2
+    unlearned = [result("A", 0, 0.0, rate=r, held_out_loss=loss) for r, loss in ((1, 2.0), (2, 1.0), (3, None))]
+    assert best_rate(unlearned, TASK) == 2
     assert best_rate([]) is None
     with pytest.raises(UserError, match="no learning rate of the sweep gave a finite loss"):
         best_rate(swept[3:], TASK)

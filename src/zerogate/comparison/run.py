@@ -116,7 +116,10 @@ def report(comparison: Comparison) -> Report:
 
 
 def best_rate(swept: list[Result], figure: str | None = None) -> float | None:
-    """The learning rate of the best short run; the lower one of equals. None where nothing was swept.
+    """The learning rate of the best short run. None where nothing was swept.
+
+    Of runs with one accuracy, which short ones often have (none of a rare kind found yet), that with the lower held-out
+    loss is better; of equals, the lower rate.
 
     Args:
         swept: the runs.
@@ -131,19 +134,15 @@ def best_rate(swept: list[Result], figure: str | None = None) -> float | None:
     if not worked:
         raise UserError(f"{swept[0].method}: no learning rate of the sweep gave a finite loss; try lower ones")
 
-    def merit(result: Result) -> tuple[float, float]:
+    def merit(result: Result) -> tuple[float, float, float]:
         assert result.rate is not None
-        if figure is not None:
-            return result.accuracy[figure], -result.rate
-        return -_known(result.held_out_loss, result), -result.rate
+        if figure is None and result.held_out_loss is None:
+            raise UserError(f"{result.method}: the sweep has no held-out loss to choose by; set data.held_out")
+        loss = result.held_out_loss
+        comparable = math.inf if loss is None or not math.isfinite(loss) else loss
+        return 0.0 if figure is None else result.accuracy[figure], -comparable, -result.rate
 
     return max(worked, key=merit).rate
-
-
-def _known(loss: float | None, result: Result) -> float:
-    if loss is None:
-        raise UserError(f"{result.method}: the sweep has no held-out loss to choose by; set data.held_out")
-    return loss if math.isfinite(loss) else math.inf
 
 
 def whole_alone(comparison: Comparison, base: BaseSection) -> bool:
