@@ -1,6 +1,9 @@
 """Splits are the same for one seed, leaks are found, and an epoch visits everything once with little padding."""
 
+import json
 import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,7 @@ from zerogate.data.encode import Encoded, EncodeReport
 from zerogate.data.load import load_records
 from zerogate.data.records import Record, Turn
 from zerogate.data.section import DataSection
-from zerogate.data.split import find_leaks, split_held_out
+from zerogate.data.split import balance, find_leaks, split_held_out
 from zerogate.data.stats import length_stats
 from zerogate.errors import UserError
 
@@ -26,6 +29,29 @@ def test_split_is_a_function_of_the_seed() -> None:
     assert len(held) == 10 and sorted(kept + held, key=lambda r: r.row) == records
     with pytest.raises(UserError, match="leaves nothing to train on"):
         split_held_out(records, 100, seed=0)
+
+
+def test_balanced_questions_have_every_answer_equally_often() -> None:
+    said = [("is it red?", "no")] * 70 + [("is it red?", "yes")] * 10 + [("is it blue?", "no")] * 5 + [("who?", "me")]
+    random.Random(0).shuffle(said)
+    records = [Record(n, (Turn("user", q), Turn("assistant", a))) for n, (q, a) in enumerate(said, start=1)]
+    kept = balance(records, seed=0)
+    counts = Counter((record.turns[0].content, record.turns[1].content) for record in kept)
+    assert counts == {("is it red?", "no"): 10, ("is it red?", "yes"): 10, ("is it blue?", "no"): 5, ("who?", "me"): 1}
+    assert kept == sorted(kept, key=lambda record: record.row) and kept == balance(records, seed=0)
+    assert kept != balance(records, seed=1)
+
+
+def test_balancing_leaves_the_held_out_part_as_it_is(tmp_path: Path) -> None:
+    rows = [{"instruction": "Is it red?", "input": "", "output": "yes" if n % 8 == 0 else "no"} for n in range(80)]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    plain, balanced = (
+        load_records(DataSection(path=str(file), held_out=16, balance=balancing)) for balancing in (False, True)
+    )
+    assert balanced[1] == plain[1] and len(plain[0]) == 64
+    yes = sum(record.turns[-1].content == "yes" for record in plain[0])
+    assert len(balanced[0]) == 2 * yes and set(balanced[0]) < set(plain[0])
 
 
 def test_leaks() -> None:

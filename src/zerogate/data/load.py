@@ -17,7 +17,7 @@ from zerogate.data.layouts import LAYOUTS, LayoutName, example_records, read_exa
 from zerogate.data.read import read_rows
 from zerogate.data.records import Record
 from zerogate.data.section import DataSection
-from zerogate.data.split import LeakReport, find_leaks, split_held_out
+from zerogate.data.split import LeakReport, balance, find_leaks, split_held_out
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.vision.check import ImageReport, check_images
@@ -39,6 +39,7 @@ class Data:
         leaks: held-out prompts that training also has, or None.
         images: what the look at all images of `train` found; rows in `bad` were left out.
         held_out_images: the same of `held_out`.
+        balanced: to each question in `train` every answer is there equally often.
     """
 
     train: Encoded
@@ -48,10 +49,12 @@ class Data:
     leaks: LeakReport | None
     images: ImageReport = field(default_factory=ImageReport)
     held_out_images: ImageReport = field(default_factory=ImageReport)
+    balanced: bool = False
 
     def lines(self) -> list[str]:
         """What was read, in words."""
         lines = [f"{self.train.report.records:,} training records ({self.format} format, {self.template} template)"]
+        lines += ["balanced: to each question every answer equally often"] * self.balanced
         lines += self.train.report.lines()
         if self.held_out is not None and self.leaks is not None:
             lines.append(f"{self.held_out.report.records:,} held-out records; {self.leaks.line()}")
@@ -83,6 +86,8 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
         held_out, _ = _read(section.held_out, section)
     elif section.held_out is not None and section.path not in POCKET:
         train, held_out = split_held_out(train, section.held_out, section.split_seed)
+    if section.balance:
+        train = balance(train, section.split_seed)
     return train, held_out, format
 
 
@@ -111,6 +116,7 @@ def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
         leaks=find_leaks(train, held_out) if held_out else None,
         images=images,
         held_out_images=held_out_images,
+        balanced=section.balance,
     )
 
 

@@ -6,6 +6,7 @@ passed between the two.
 
 import re
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from zerogate.vision.source import ImageSource
@@ -60,12 +61,13 @@ class Record:
         Raises:
             UserError: an image cannot be read.
         """
-        parts: list[str] = [image_mark(image.digest) for image in self.images]
-        for turn in self.turns:
-            if turn.role == "assistant":
-                break
-            parts += [turn.content, turn.input]
-        return "\n".join(part for part in parts if part)
+        return "\n".join([*(image_mark(image.digest) for image in self.images), self.prompt_text])
+
+    @property
+    def prompt_text(self) -> str:
+        """All text before the first answer."""
+        asking = takewhile(lambda turn: turn.role != "assistant", self.turns)
+        return "\n".join(part for turn in asking for part in (turn.content, turn.input) if part)
 
 
 _MARK = re.compile(r"(?:<image:[0-9a-f]{64}>\n?)+")

@@ -28,6 +28,9 @@ class DataSection(BaseModel):
         held_out: how many records to keep for measuring, or a file of them, or nothing.
         split_seed: picks the held-out records.
         limit: take only the first so many records.
+        balance: of the training records keep, for each question, every answer as often as the rarest one. For
+            questions asked of many images, where the frequent answer would be learned in place of looking
+            ("Making the V in VQA Matter", arXiv 1612.00837).
         images: the folder (or archive) that the records' relative image paths start from, if it is not the data's own.
         use_images: false leaves the images out: the same records for a model that sees nothing.
         bad_images: `refuse` to start when images cannot be read, or `drop` their rows.
@@ -45,6 +48,7 @@ class DataSection(BaseModel):
     held_out: Annotated[int, Field(ge=1)] | str | None = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    balance: bool = False
     images: str | None = None
     use_images: bool = True
     bad_images: Literal["refuse", "drop"] = "refuse"

@@ -1,4 +1,4 @@
-"""Hold records out, and look for held-out prompts that also stand in the training part.
+"""Hold records out, balance the rest, and look for held-out prompts that also stand in the training part.
 
 kept, held_out = split_held_out(records, 1000, seed=0)
 print(find_leaks(kept, held_out).line())
@@ -44,6 +44,26 @@ def split_held_out(records: list[Record], count: int, seed: int) -> tuple[list[R
             )
     kept = [record for index, record in enumerate(records) if index not in chosen]
     return kept, [records[index] for index in sorted(chosen)]
+
+
+def balance(records: list[Record], seed: int) -> list[Record]:
+    """To each question every answer as often as its rarest; what is kept keeps its order. A question is its text alone.
+
+    Args:
+        records: a question asked of many images, say, has many records.
+        seed: picks what is left out.
+    """
+    answers: dict[str, dict[str, list[int]]] = {}
+    for index, record in enumerate(records):
+        said = "\n".join(turn.content for turn in record.turns if turn.role == "assistant")
+        answers.setdefault(record.prompt_text, {}).setdefault(said, []).append(index)
+    rng = random.Random(seed)
+    kept: set[int] = set()
+    for found in answers.values():
+        rarest = min(map(len, found.values()))
+        for indices in found.values():
+            kept.update(rng.sample(indices, rarest))
+    return [record for index, record in enumerate(records) if index in kept]
 
 
 class Tied(Protocol):
