@@ -136,6 +136,15 @@ def test_cells_end_with_their_comparison_however_it_ends(tmp_path: Path, base: P
     assert "stopped by SIGTERM" in log.read_text()
 
 
+def test_where_nothing_can_fork_each_cell_starts_by_itself(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = load_comparison(write(tmp_path, base, base_alone=False), ["sweep.steps=1"])
+    monkeypatch.delattr("os.fork")  # as it is done where there is a GPU
+    compare(comparison, only=["LoRA, r=2"], console=QUIET)
+    assert (tmp_path / "out" / "cells" / "LoRA-r=2-seed0" / "result.json").is_file()
+
+
 def test_a_result_of_other_settings_is_refused(done: Path) -> None:
     changed = load_comparison(done, ["train.batch_size=2"])
     with pytest.raises(UserError, match=r"than the recipe has now \(train.batch_size: . -> 2\); delete"):
