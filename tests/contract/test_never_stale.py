@@ -7,6 +7,7 @@ that has never been run). Each starts in both kinds of pass, with gradients and 
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,20 @@ def test_a_backward_after_the_step_still_goes_to_the_right_graph() -> None:
     old.backward()
     for name, parameter in adapter_parameters(model).items():
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+
+
+def test_a_step_leaves_nothing_of_the_step_before() -> None:
+    family = BY_NAME["llama-grouped"]
+    model = attach(family)
+    optimizer = torch.optim.SGD(adapter_parameters(model).values(), lr=0.1)
+    counts = []
+    for _ in range(4):
+        loss_of(family, model).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        gc.collect()
+        counts.append(sum(isinstance(thing, Tensor) for thing in gc.get_objects()))
+    assert counts[3] == counts[1]
 
 
 def test_inference_computes_once_per_adapter_and_remembers_each() -> None:

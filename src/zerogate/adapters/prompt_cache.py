@@ -62,7 +62,7 @@ class _Remembered(torch.autograd.Function):
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+    return tensor.detach()  # else what a graph keeps would keep the graph, for ever
 
 
 _steps = 0
