@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from zerogate.comparison import compare, load_comparison
+from zerogate.comparison.recipe import sweep_figure
 from zerogate.comparison.run import report
 from zerogate.errors import UserError
 
@@ -79,6 +80,13 @@ def test_methods_on_two_data_sets(tmp_path: Path) -> None:
     assert (out / "table.csv").read_text().startswith("method,trained parameters,all,few")
     # Read again, nothing is trained.
     assert report(load_comparison(file)).table() == (headings, lines)
+
+
+def test_rates_are_chosen_by_accuracy_or_by_loss(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    asked = {word: load_comparison(file, [f"sweep.choose_by={word}"]) for word in ("accuracy", "loss")}
+    assert sweep_figure(load_comparison(file)) == sweep_figure(asked["accuracy"]) == "accuracy"
+    assert sweep_figure(asked["loss"]) is None
 
 
 def test_what_does_not_fit_is_said_first(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class Comparison(Section):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"two {what} are called {twice[0]!r}; give each a name of its own")
-        if self.sweep.choose_by == "accuracy" and not self.tasks:
+        if self.sweep.choose_by == "accuracy" and not self.tasks and not self.labelled:
             raise ValueError("sweep.choose_by is accuracy, but there are no tasks to measure it with")
         if self.labelled and self.tasks:
             raise ValueError(f"tasks are asked of language models; {self.task} has held-out figures of its own")
@@ -183,11 +183,14 @@ def base_cell(comparison: Comparison, base: BaseSection) -> Cell:
 
 
 def sweep_figure(comparison: Comparison) -> str | None:
-    """The accuracy that chooses among a sweep's runs, or None for the held-out loss: what a run calls its best by."""
-    if comparison.labelled:
-        recipe = cell_recipe(comparison, base_cell(comparison, comparison.bases[0]))
-        return find_problem(recipe).merit.key.removeprefix("eval_")
-    return comparison.tasks[0].label if comparison.sweep.choose_by == "accuracy" else None
+    """The accuracy that chooses among a sweep's runs, or None for the held-out loss."""
+    choose_by = comparison.sweep.choose_by or ("accuracy" if comparison.labelled else "loss")
+    if choose_by == "loss":
+        return None
+    if not comparison.labelled:
+        return comparison.tasks[0].label
+    recipe = cell_recipe(comparison, base_cell(comparison, comparison.bases[0]))
+    return find_problem(recipe).merit.key.removeprefix("eval_")
 
 
 def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:

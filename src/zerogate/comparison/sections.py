@@ -39,12 +39,13 @@ class SweepSection(Section):
         steps: optimiser steps of a short run. None: as many as the real one.
         data: settings laid over the common `data` section, so that the choice is made on other records than the
             result. Without it the held-out part is split anew (`split_seed` + 1).
-        choose_by: the lowest held-out `loss`, or the highest accuracy in the first of the `tasks`.
+        choose_by: the lowest held-out `loss`, or the highest `accuracy`: in the first of the `tasks`, or for a task
+            with labels what its runs call their best by. None: accuracy with labels, else the loss.
     """
 
     steps: PositiveInt | None = None
     data: dict[str, Any] = Field(default_factory=dict)
-    choose_by: Literal["loss", "accuracy"] = "loss"
+    choose_by: Literal["loss", "accuracy"] | None = None
 
 
 class TaskSection(Section):
