@@ -9,8 +9,8 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
-# Test processes; each imports torch, so there are not as many as there are cores.
-WORKERS ?= 2
+# Test processes: three where CI has two cores, since tests that start processes wait for them.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
