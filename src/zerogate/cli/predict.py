@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,13 @@ def predict(
     no_answer: Annotated[
         bool, typer.Option("--no-answer", help="Let a question have no answer, where that is likeliest (SQuAD 2.0).")
     ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LOGITS",
+            help="The same, where no answer's score reaches this; training measures the best (best_margin).",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to tell of each picture.")] = 1,
     classes: Annotated[
         str | None,
@@ -78,7 +86,7 @@ def predict(
             load_trained(trained, base, device=None if device == "auto" else device),
             batch_size=batch_size,
             top=top,
-            may_be_none=no_answer,
+            margin=margin if margin is not None else 0.0 if no_answer else -math.inf,
             classes=[name.strip() for name in classes.split(",")] if classes else None,
         )
     rows = list(_rows_of_file(source) if source else _rows(inputs or [], predictor.columns, passage))

@@ -27,6 +27,7 @@ def train(
     from zerogate.cli.recipes import find_recipe
     from zerogate.training.card import next_command
     from zerogate.training.problems import find_problem
+    from zerogate.training.problems.problem import figure_text
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train as run
 
@@ -43,7 +44,7 @@ def train(
         )
     if "last" in summary:
         figures = ", ".join(
-            f"{name.replace('_', ' ')} {value:.2%} ({summary['best'][name]:.2%} at best)"
+            f"{name.replace('_', ' ')} {figure_text(name, value)} ({figure_text(name, summary['best'][name])} at best)"
             for name, value in summary["last"].items()
         )
         console.print(f"held out  {figures}")

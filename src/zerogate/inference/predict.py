@@ -10,6 +10,7 @@ Rows come back with what was said added, in their order.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
@@ -47,7 +48,7 @@ class Predictor:
         trained: what `load_trained` gives.
         batch_size: sequences or pictures at a time.
         top: how many classes to tell of each picture, the likeliest first.
-        may_be_none: whether a passage may hold no answer (SQuAD 2.0).
+        margin: by how much an answer's logits must beat those of there being none (SQuAD 2.0); none: there is one.
         classes: names to choose from, for a model of pictures and texts; by default those it was measured on.
 
     Raises:
@@ -60,10 +61,10 @@ class Predictor:
         *,
         batch_size: int = 16,
         top: int = 1,
-        may_be_none: bool = False,
+        margin: float = -math.inf,
         classes: list[str] | None = None,
     ) -> None:
-        self.trained, self.batch_size, self.top, self.may_be_none = trained, batch_size, top, may_be_none
+        self.trained, self.batch_size, self.top, self.margin = trained, batch_size, top, margin
         self.device = next(trained.model.parameters()).device
         if classes is not None and trained.task is not BaseToNovel:
             raise UserError("classes are named for a model of pictures and texts alone; this one has its own")
@@ -165,16 +166,13 @@ class Predictor:
             some = [{**window, "labels": []} for window in windows[at : at + self.batch_size]]
             logits_B2T = self._run(answer_logits, _inputs(pad_text(some, tokenizer.pad_token_id, False)))
             found += [
-                best_in_window(said, one["spans"], section.max_answer_length)
-                for said, one in zip(logits_B2T, some, strict=True)
+                best_in_window(logits_2T, one["spans"], section.max_answer_length)
+                for logits_2T, one in zip(logits_B2T, some, strict=True)
             ]
         both = zip(windows, found, strict=True)
         for row, (_, own) in zip(rows, groupby(both, key=lambda pair: pair[0]["row"]), strict=True):
-            said = [one for _, one in own]
-            best = best_of(said, self.may_be_none)
-            highest, none = max(one.logit for one in said), min(one.none for one in said)
-            answer = "" if best is None else row["context"][best.first : best.last]
-            yield {**row, "answer": answer, "score": round(highest - none, 4)}
+            best = best_of([one for _, one in own])
+            yield {**row, "answer": best.said(row["context"], self.margin), "score": round(best.margin, 4)}
 
     # --- sentences ----------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ def trained_reader(folder: Path) -> Read:
     trained = load_trained(folder)
     if trained.task is not QuestionAnswering:
         raise UserError(f"{folder} has not learned to answer questions about passages (task: question_answering)")
-    predictor = Predictor(trained, may_be_none=True)
+    predictor = Predictor(trained, margin=0.0)
 
     def read(question: str, passage: str) -> tuple[str, float] | None:
         (row,) = predictor([{"question": question, "context": passage}])

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from zerogate.training.problems.problem import figure_text
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -26,7 +28,7 @@ class CardFacts:
         base_loss: held-out loss before training, if measured.
         loss: held-out loss now, if measured.
         folder: the adapter's folder.
-        figures: held-out figures besides the loss, from 0 to 1.
+        figures: held-out figures besides the loss: shares from 0 to 1, and margins in logits.
         pipeline: transformers' name of what it does.
         versions: name and version of what made it.
     """
@@ -80,7 +82,7 @@ def render_card(facts: CardFacts) -> str:
     if facts.loss is not None:
         per = "token" if facts.pipeline == "text-generation" else "label"
         rows.append(("held-out loss with this", f"{facts.loss:.4f} nats per {per}"))
-    rows += [(f"held-out {name.replace('_', ' ')}", f"{value:.2%}") for name, value in facts.figures.items()]
+    rows += [(f"held-out {name.replace('_', ' ')}", figure_text(name, value)) for name, value in facts.figures.items()]
     rows.append(("made with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (

@@ -134,8 +134,13 @@ def test_answers(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert long["answer"] in passage
     said = command(folder, "where ?", "--context", f"@{tmp_path / 'passage.txt'}", "--device", "cpu")
     assert said.stdout.strip() == long["answer"], said.stderr
-    (none,) = Predictor(trained, may_be_none=True)([{"question": "where ?", "context": passage}])
+    (none,) = Predictor(trained, margin=0.0)([{"question": "where ?", "context": passage}])
     assert none["score"] == long["score"] and (none["answer"] == "") == (long["score"] < 0)
+    for margin in (long["score"], long["score"] + 0.001):
+        (row,) = Predictor(trained, margin=margin - 0.0005)([{"question": "where ?", "context": passage}])
+        assert (row["answer"] == "") == (margin > long["score"])
+    said = command(folder, "where ?", "--context", f"@{tmp_path / 'passage.txt'}", "--device", "cpu", "--margin", "999")
+    assert said.stdout.strip() == "(no answer)", said.stderr
     # The same run as the reader of a tool: of the passages that are found, what the surest one says.
     (tmp_path / "notes").mkdir()
     monkeypatch.setenv("ZEROGATE_CACHE", str(tmp_path / "cache"))
@@ -146,7 +151,7 @@ def test_answers(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         {"question": "who lives where ?", "context": f"{title}. {text}"}
         for title, text in (("anna", "anna lives in paris."), ("who", "a b c who lives in paris."))
     ]
-    surest = max(Predictor(trained, may_be_none=True)(asked), key=lambda row: row["score"])
+    surest = max(Predictor(trained, margin=0.0)(asked), key=lambda row: row["score"])
     assert called.result == surest["answer"] and (called.error is None) == bool(surest["answer"])
 
 

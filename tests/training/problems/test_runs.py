@@ -131,14 +131,15 @@ def test_every_method_learns_and_is_loaded_as_it_was(task: str, method: str, rec
     assert held_out is not None
     again = problem.measure(model, held_out, batch_size=3)
     assert again["eval_loss"] == pytest.approx(measured[-1]["eval_loss"], abs=1e-5)
-    for name in problem.figures:
-        assert again[f"eval_{name}"] == pytest.approx(outcome.summary["last"][name], abs=1e-6)
+    assert set(problem.shown) <= set(outcome.summary["last"])
+    for name, value in outcome.summary["last"].items():
+        assert again[f"eval_{name}"] == pytest.approx(value, rel=1e-5, abs=1e-6)
     assert {"metric.png", "loss.png", "summary.json", "best", "last"} <= {
         file.name for file in outcome.folder.iterdir()
     }
     card = (outcome.folder / "last" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == problem.pipeline
-    assert f"{outcome.summary['last'][problem.figures[0]]:.2%}" in card
+    assert f"{outcome.summary['last'][problem.shown[0]]:.2%}" in card
 
 
 @pytest.mark.parametrize("method", ["zero_init", "vpt", "side", "lora", "linear"])
@@ -254,7 +255,17 @@ def test_answers_are_found_over_windows_and_none_where_that_is_likelier(recipe: 
         has = example["labels"] != [0, 0]
         at = question.context.index("paris")
         truth.append(Found(5.0, at, at + 5, -5.0) if has else Found(0.0, 0, 1, 1.0 if question.answers else 9.0))
-    assert problem.score(truth, part) == {"exact_match": 1.0, "f1": 1.0}
+    scores = problem.score(truth, part)
+    # With an answer 0 - 1 at least in its other windows, 5 + 5 in its own; without one 0 - 9.
+    assert -9 < scores.pop("best_margin") <= 10
+    of = ("", "has_answer_", "no_answer_", "best_")
+    assert scores == {f"{name}{figure}": 1.0 for name in of for figure in ("exact_match", "f1")}
+    # A model that is too shy: nothing is right by itself, but a lower margin makes all of it right.
+    shy = problem.score([found._replace(none=found.none + 12) for found in truth], part)
+    without = sum(not question.answers for question in part.records) / len(part.records)
+    assert (shy["f1"], shy["has_answer_f1"], shy["no_answer_f1"]) == (pytest.approx(without), 0.0, 1.0)
+    assert shy["best_f1"] == 1.0 and -21 < shy["best_margin"] <= -2
+    assert problem.shown == ("f1", "exact_match", "best_f1")
 
 
 def test_an_answer_is_in_order_and_short_enough(recipe: Make) -> None:

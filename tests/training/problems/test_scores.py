@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zerogate.training.problems.squad_score import exact_match, f1, normalised
+from zerogate.training.problems.squad_score import best_margin, exact_match, f1, normalised
 
 
 def test_what_squad_compares() -> None:
@@ -28,3 +28,16 @@ def test_what_squad_compares() -> None:
 def test_exact_match_and_f1(answer: str, truths: list[str], exact: float, common: float) -> None:
     assert exact_match(answer, truths) == exact
     assert f1(answer, truths) == pytest.approx(common)
+
+
+@pytest.mark.parametrize(
+    ("margins", "answered", "silent", "best"),
+    [
+        ([3.0, -1.0, -2.0], [1, 0.5, 0], [0, 0, 1], -1.0),  # the third has no answer
+        ([3.0, 2.0, 1.0], [0, 1, 1], [1, 0, 0], 1.0),  # what the first costs, the others bring
+        ([3.0, 2.0, 1.0], [0, 0, 1], [1, 1, 0], 4.0),  # silence is best
+        ([2.0, 2.0], [1, 0], [0, 1], 3.0),  # equally sure: both or neither
+    ],
+)
+def test_the_best_margin(margins: list[float], answered: list[float], silent: list[float], best: float) -> None:
+    assert best_margin(margins, answered, silent) == best

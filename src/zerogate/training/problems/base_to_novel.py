@@ -39,7 +39,7 @@ class BaseToNovel(LabelledProblem):
     pipeline = "zero-shot-image-classification"
     merit = Merit("eval_base", higher_is_better=True)
     auto_class = "AutoModelForZeroShotImageClassification"
-    figures = shown = ("harmonic mean", "base", "novel")
+    shown = ("harmonic mean", "base", "novel")
 
     @property
     def section(self) -> ClassNamesSection:

@@ -42,7 +42,7 @@ class ImageClassification(LabelledProblem):
     pipeline = "image-classification"
     merit = Merit("eval_accuracy", higher_is_better=True)
     auto_class = "AutoModelForImageClassification"
-    figures = shown = ("accuracy",)
+    shown = ("accuracy",)
 
     @cached_property
     def pictures(self) -> tuple[list[Picture], list[Picture]]:

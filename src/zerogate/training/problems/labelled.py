@@ -67,12 +67,15 @@ class LabelledProblem:
     pipeline: str
     merit: Merit
     auto_class: str  # transformers' class, such as AutoModelForTokenClassification
-    figures: tuple[str, ...]  # what `score` gives; `merit` is one of them
-    shown: tuple[str, ...]  # those of them that tables show; a comparison's advice goes by the first
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         assert isinstance(recipe.data, LabelledSection)  # the schema saw to it
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Those of `score`'s figures that tables show; a comparison's advice goes by the first."""
+        raise NotImplementedError
 
     # --- what a task says ---------------------------------------------------------------------------------------------
 
@@ -101,7 +104,7 @@ class LabelledProblem:
         raise NotImplementedError
 
     def score(self, predictions: list[Any], part: Part) -> dict[str, float]:
-        """The figures of predictions, one per example of the part and in its order."""
+        """The figures of predictions, one per example of the part and in its order; `merit` is one of them."""
         raise NotImplementedError
 
     def check_base(self, model: PreTrainedModel, processor: Any) -> None:
@@ -161,7 +164,7 @@ class LabelledProblem:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, part: Part, batch_size: int, rank: int = 0, world: int = 1) -> dict[str, float]:
-        """Held-out figures: `eval_loss`, nats per label, and `eval_` with each of `figures`.
+        """Held-out figures: `eval_loss`, nats per label, and `eval_` with each that `score` gives.
 
         Args:
             model: with the adapter on it.
@@ -191,7 +194,7 @@ class LabelledProblem:
             sums = [sum(one[0][i] for one in gathered) for i in (0, 1)]
             said = {index: one for _, part_said in gathered for index, one in part_said.items()}
         scores = self.score([said[index] for index in range(len(part))], part)
-        return {"eval_loss": sums[0] / max(sums[1], 1), **{f"eval_{name}": scores[name] for name in self.figures}}
+        return {"eval_loss": sums[0] / max(sums[1], 1), **{f"eval_{name}": value for name, value in scores.items()}}
 
 
 class LabelledTrainer(RunTrainer):

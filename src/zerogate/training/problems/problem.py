@@ -37,6 +37,11 @@ class Merit:
         return value > best if self.higher_is_better else value < best
 
 
+def figure_text(name: str, value: float) -> str:
+    """A held-out figure for people: margins are logits, all others shares."""
+    return f"{value:+.2f}" if name.endswith("margin") else f"{value:.2%}"
+
+
 class RunData(Protocol):
     """What is learned and what is measured, as a run needs to know it."""
 

@@ -7,7 +7,9 @@ question lacks an answer (1.1), one is always given.
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from collections import defaultdict
 from functools import cached_property
 from typing import Any
@@ -22,7 +24,7 @@ from zerogate.training.problems.labelled import Example, LabelledData, LabelledP
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import QuestionSection
 from zerogate.training.problems.squad_files import Question, read_questions
-from zerogate.training.problems.squad_score import exact_match, f1
+from zerogate.training.problems.squad_score import best_margin, exact_match, f1
 from zerogate.training.problems.text_batch import pad_text
 from zerogate.training.problems.windows import Found, answer_logits, best_in_window, best_of, cut_windows
 
@@ -34,12 +36,17 @@ class QuestionAnswering(LabelledProblem):
     pipeline = "question-answering"
     merit = Merit("eval_f1", higher_is_better=True)
     auto_class = "AutoModelForQuestionAnswering"
-    figures = shown = ("f1", "exact_match")
 
     @property
     def section(self) -> QuestionSection:
         """The recipe's data section."""
         return self.recipe.data  # type: ignore[return-value]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """F1 and exact match; where there may be no answer, F1 at the best margin, too."""
+        some_without = any(not question.answers for question in self.questions[1])
+        return ("f1", "exact_match", "best_f1") if some_without else ("f1", "exact_match")
 
     @cached_property
     def questions(self) -> tuple[list[Question], list[Question]]:
@@ -89,19 +96,37 @@ class QuestionAnswering(LabelledProblem):
         return [best_in_window(said, one["spans"], longest) for said, one in zip(logits, examples, strict=True)]
 
     def score(self, predictions: list[Found], part: Part) -> dict[str, float]:
-        """`exact_match` and `f1`, as SQuAD's script counts them."""
+        """`exact_match` and `f1`, as SQuAD's script counts them.
+
+        Where some questions have no answer, also `has_answer_` and `no_answer_` with each, over these questions alone;
+        and with `best_margin`, the margin by which an answer must beat "no answer" for the highest F1 here,
+        `best_f1` and `best_exact_match`.
+        """
         windows: dict[int, list[Found]] = defaultdict(list)
-        for index, found in enumerate(predictions):
-            windows[part.examples[index]["row"] - 1].append(found)
-        may_be_none = any(not question.answers for question in part.records)
-        exact = common = 0.0
-        for row, question in enumerate(part.records):
-            best = best_of(windows[row], may_be_none)
-            said = "" if best is None else question.context[best.first : best.last]
-            truths = [text for text, _ in question.answers]
-            exact += exact_match(said, truths)
-            common += f1(said, truths)
-        return {"exact_match": exact / len(part.records), "f1": common / len(part.records)}
+        for index, prediction in enumerate(predictions):
+            windows[part.examples[index]["row"] - 1].append(prediction)
+        found = [(best_of(windows[row]), question) for row, question in enumerate(part.records)]
+        without = [not question.answers for question in part.records]
+        margin = 0.0 if any(without) else -math.inf
+        scores = _scores(found, margin)
+        if not any(without):
+            return scores
+        for name, kind in (("has_answer", False), ("no_answer", True)):
+            if kind in without:
+                some = [pair for pair, one in zip(found, without, strict=True) if one is kind]
+                scores |= {f"{name}_{key}": value for key, value in _scores(some, margin).items()}
+        answered = [f1(best.said(question.context, -math.inf), question.truths) for best, question in found]
+        margin = best_margin([best.margin for best, _ in found], answered, [float(one) for one in without])
+        scores |= {f"best_{key}": value for key, value in _scores(found, margin).items()}
+        return scores | {"best_margin": margin}
+
+
+def _scores(found: list[tuple[Found, Question]], margin: float) -> dict[str, float]:
+    answers = [(best.said(question.context, margin), question.truths) for best, question in found]
+    return {
+        "exact_match": statistics.fmean(exact_match(*pair) for pair in answers),
+        "f1": statistics.fmean(f1(*pair) for pair in answers),
+    }
 
 
 def split_articles(questions: list[Question], count: int, seed: int) -> tuple[list[Question], list[Question]]:

@@ -32,6 +32,11 @@ class Question:
     question: str
     answers: tuple[tuple[str, int], ...]
 
+    @property
+    def truths(self) -> list[str]:
+        """The answers' texts."""
+        return [text for text, _ in self.answers]
+
 
 def read_questions(path: str, split: str | None) -> list[Question]:
     """Read a file of questions.

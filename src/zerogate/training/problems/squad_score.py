@@ -30,6 +30,27 @@ def f1(answer: str, truths: Sequence[str]) -> float:
     return max(_f1(normalised(answer).split(), normalised(truth).split()) for truth in _counted(truths))
 
 
+def best_margin(margins: Sequence[float], answered: Sequence[float], silent: Sequence[float]) -> float:
+    """The margin from which on questions are best answered (the threshold of SQuAD 2.0's script).
+
+    Args:
+        margins: per question, how far its answer's logits are above those of there being none.
+        answered: per question, the score of the answer.
+        silent: per question, the score of saying that there is none.
+
+    Returns:
+        The margin of the least sure question that is answered where the sum of scores is highest; where silence
+        is best for all, one more than the highest.
+    """
+    order = sorted(range(len(margins)), key=lambda row: -margins[row])
+    best, gain, at = 0.0, 0.0, max(margins) + 1
+    for row, following in zip(order, [*order[1:], None], strict=True):
+        gain += answered[row] - silent[row]
+        if gain > best and (following is None or margins[following] < margins[row]):
+            best, at = gain, margins[row]
+    return at
+
+
 def _counted(truths: Sequence[str]) -> list[str]:
     # Truths of which nothing remains, such as "the", do not count beside others.
     return [truth for truth in truths if normalised(truth)] or [""]

@@ -32,7 +32,6 @@ class TokenClassification(LabelledProblem):
     pipeline = "token-classification"
     merit = Merit("eval_f1", higher_is_better=True)
     auto_class = "AutoModelForTokenClassification"
-    figures = ("f1", "precision", "recall")
     shown = ("f1",)
 
     @property

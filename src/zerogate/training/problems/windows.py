@@ -26,6 +26,15 @@ class Found(NamedTuple):
     last: int
     none: float
 
+    @property
+    def margin(self) -> float:
+        """The answer's logits above those of there being none."""
+        return self.logit - self.none
+
+    def said(self, context: str, margin: float) -> str:
+        """The answer, or "" where it is not at least `margin` above there being none."""
+        return context[self.first : self.last] if self.margin >= margin else ""
+
 
 def cut_windows(
     tokenizer: Any, question: str, context: str, section: QuestionSection, row: int
@@ -95,7 +104,7 @@ def best_in_window(logits_2T: Tensor, spans: Spans, longest: int) -> Found:
     return Found(pairs[first, last].item(), start[0], end[1], (first_T[0] + last_T[0]).item())
 
 
-def best_of(windows: Sequence[Found], may_be_none: bool) -> Found | None:
-    """The best answer of all windows of a passage; None where none beats it in every window, if that may be."""
+def best_of(windows: Sequence[Found]) -> Found:
+    """The best answer of all windows of a passage; `none` is of the window that is the surest to have one."""
     best = max(windows, key=lambda found: found.logit)
-    return None if may_be_none and min(found.none for found in windows) > best.logit else best
+    return best._replace(none=min(found.none for found in windows))
