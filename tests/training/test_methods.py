@@ -200,6 +200,7 @@ def test_adapters_of_several_methods_answer_in_one_batch(settings: Settings, tin
         ),
         ({"method": "bitfit"}, "LlamaForCausalLM has no biases.*ln_tuning"),
         ({"method": "full", "r": 2}, "unknown key adapter.r"),
+        ({"method": "lora", "prompt_length": 2}, 'unknown key adapter.prompt_length.*"adapter={method: lora}"'),
     ],
     ids=str,
 )

@@ -66,7 +66,10 @@ def parse_recipe(settings: dict[str, Any], source: str = "recipe") -> Recipe:
     method_keys = adapter_keys(recipe.adapter)  # raises for an unknown method
     for key in recipe.adapter:
         if key != "method" and key not in method_keys:
-            raise UserError(f"{source}: {_unknown(f'adapter.{key}', key, ['method', *method_keys])}")
+            method = recipe.adapter["method"]
+            others = any(key in adapter_keys({"method": name}) for name in METHODS)
+            anew = f'. For another method give the whole section: "adapter={{method: {method}}}"' if others else ""
+            raise UserError(f"{source}: {_unknown(f'adapter.{key}', key, ['method', *method_keys])}{anew}")
     return recipe
 
 
