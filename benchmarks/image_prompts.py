@@ -29,7 +29,9 @@ def build(width: int, prompt_length: int) -> tuple[torch.nn.Module, ZeroInitLaye
     config = LlamaConfig(
         vocab_size=8, hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=width // 128
     )
-    adapter = ZeroInitConfig(prompt_length=prompt_length, image_layers=list(range(6)), image_channels=768)
+    adapter = ZeroInitConfig(
+        prompt_length=prompt_length, image_layers=list(range(6)), image_channels=768, task_type="FEATURE_EXTRACTION"
+    )
     model = get_peft_model(LlamaModel(config), adapter)
     attention = model.base_model.model.layers[0].self_attn
     layer = attention.zero_init

@@ -53,6 +53,8 @@ def test_no_cast_and_no_merge_takes_the_bytes_for_numbers() -> None:
     x = torch.randn(2, 32)
     before = layer(x)
     torch.testing.assert_close(layer.to(torch.float32)(x), before, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(layer.to(torch.bfloat16)(x.bfloat16()).float(), before, rtol=0.05, atol=0.05)
+    assert layer.to(torch.float32).scale.dtype == torch.float32
     model = nn.ModuleDict({"layer": layer})
     adapted: Any = get_peft_model(model, LoraConfig(r=2, target_modules=["layer"]))  # type: ignore[arg-type]
     assert adapted.base_model.model["layer"].lora_A["default"].weight.dtype == torch.float32

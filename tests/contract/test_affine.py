@@ -9,7 +9,8 @@ import pytest
 import torch
 from families import BY_NAME, Family
 from peft import PeftModel, get_peft_model
-from test_bitfit import outputs
+from test_bitfit import bitfit, outputs
+from test_bitfit import randomise as randomise_biases
 from test_bottleneck import loss_of, no_dropout
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -106,6 +107,36 @@ def test_a_batch_of_several_adapters_equals_its_rows_alone(name: str) -> None:
         with torch.no_grad():
             alone = model(**{k: v[row : row + 1] for k, v in inputs.items()}, adapter_names=[adapter])
         torch.testing.assert_close(together[row : row + 1], family.result(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "qwen2"])
+def test_a_merged_model_is_saved_with_its_shifts_or_says_that_it_cannot(name: str, tmp_path: Path) -> None:
+    family = BY_NAME[name]
+    model = randomise(get_peft_model(family.model(), affine(family)))
+    if name == "qwen2":  # it has biases on some layers and no setting for the others
+        with pytest.warns(UserWarning, match="use_shift=False"):
+            merged = model.merge_and_unload()
+        return
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    torch.testing.assert_close(outputs(family, type(merged).from_pretrained(tmp_path)), outputs(family, merged))
+
+
+@pytest.mark.parametrize("kind", ["affine", "bitfit"])
+def test_the_adapter_that_is_named_is_merged(kind: str) -> None:
+    family = BY_NAME["gpt2"]
+    config, fill = (affine, randomise) if kind == "affine" else (bitfit, randomise_biases)
+    model = get_peft_model(family.model(), config(family), adapter_name="first")
+    model.add_adapter("second", config(family))
+    fill(fill(model, 1, "first"), 2, "second")
+    model.set_adapter("second")
+    wanted = outputs(family, model)
+    model.set_adapter("first")
+    with pytest.raises(ValueError, match=r"\['first', 'second'\]"):
+        model.merge_and_unload(adapter_names=["third"])
+    torch.testing.assert_close(
+        outputs(family, model.merge_and_unload(adapter_names=["second"])), wanted, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_bf16_base_takes_small_changes() -> None:

@@ -48,6 +48,7 @@ def test_a_config_out_of_range(settings: dict[str, Any], message: str) -> None:
         ("llama-grouped", {"layers_to_transform": [1, 7]}, r"layers \[7\].*layers 0 to 2"),
         ("llama-grouped", {"target_modules": "nothing"}, r"matches none.*model\.layers\.0\.self_attn"),
         ("llama-grouped", {"target_modules": ["mlp"]}, "matches none"),
+        ("llama-grouped", {"exclude_modules": ".*self_attn"}, "without exclude_modules='.*self_attn' matches none"),
         ("clip-both", {"target_modules": None}, r"several stacks.*text_model.*vision_model.*target_modules="),
         ("bloom", {"attention": "vanilla"}, 'BloomAttention.*attention="zero_init"'),
         ("falcon-new", {"attention": "vanilla"}, "FalconAttention"),
@@ -62,6 +63,25 @@ def test_a_config_that_does_not_fit_the_model(name: str, settings: dict[str, Any
         get_peft_model(plain, zero_init(family, **settings))
     assert torch.equal(outputs(family, plain), before)
     assert not any("zero_init" in n for n, _ in plain.named_modules())
+
+
+def test_names_to_leave_out() -> None:
+    left = attach(LLAMA, exclude_modules=r".*layers\.0\..*")
+    assert [name for name, _ in layers(left)] == ["model.layers.1.self_attn", "model.layers.2.self_attn"]
+    eyes = attach(BY_NAME["clip-both"], target_modules=None, exclude_modules=r".*text_model.*")
+    assert {name.split(".")[0] for name, _ in layers(eyes)} == {"vision_model"}
+
+
+def test_a_stack_of_which_a_part_is_unknown() -> None:
+    """Llama 4 has a norm of its own kind in three of four layers."""
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, intermediate_size_mlp=48, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2, use_qk_norm=True, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"model\.layers\.3\.self_attn is one .* model\.layers\.0\.self_attn is not"):
+        get_peft_model(Llama4ForCausalLM(config), ZeroInitConfig())
 
 
 def test_merging() -> None:
@@ -126,6 +146,21 @@ def test_what_the_rule_for_standard_modules_cannot_get_right_is_refused() -> Non
 
 
 # --- a family of your own -----------------------------------------------------------------------------------
+
+
+def test_an_attention_function_without_a_name() -> None:
+    """As somebody may register one: a functools.partial."""
+    from functools import partial
+
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("nameless", partial(sdpa_attention_forward))
+    for attention in ("zero_init", "vanilla"):
+        model = attach(LLAMA, attention=attention)
+        expected = outputs(LLAMA, model)
+        model.get_base_model().set_attn_implementation("nameless")
+        torch.testing.assert_close(outputs(LLAMA, model), expected, rtol=1e-4, atol=1e-5)
 
 
 class OwnConfig(PreTrainedConfig):

@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 
+from zerogate import ZeroInitConfig
 from zerogate.adapters.zero_init.image import ImageProjector
 
 M, CHANNELS, HIDDEN = 2, 6, 5
@@ -305,6 +306,11 @@ def test_an_encoder_nobody_has_looked_at_is_refused() -> None:
     for given in ({"image_layers": [1]}, {"image_encoder": "clip"}, {"image_layers": 2, "image_channels": 6}):
         with pytest.raises(ValueError, match="load_encoder"):
             get_peft_model(family.model(), zero_init(family, **given))
+
+
+def test_images_need_a_task_type() -> None:
+    with pytest.raises(ValueError, match="task_type='CAUSAL_LM'"):
+        get_peft_model(BY_NAME["llama"].model(), ZeroInitConfig(prompt_length=3, **SEEING))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from helpers import attach, outputs, randomise, zero_init
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
+from zerogate import ZeroInitConfig
+
 CAUSAL = [family for family in FAMILIES if family.generates]
 MIXED = ["llama-grouped", "gpt2", "gptj", "bloom", "falcon-new", "falcon-alibi", "mpt", "gemma2"]
 GREEDY: dict[str, Any] = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -137,6 +139,90 @@ def test_a_mixed_pass_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="2 entries for a batch of 3"):
         outputs(family, model, adapter_names=["first", "second"])
     assert torch.equal(outputs(family, model), before)
+
+
+def test_whole_modules_beside_the_prompts_are_each_rows_own() -> None:
+    """`modules_to_save`: a norm of some adapters, with beams; adapters without one and the base have the base's."""
+    family = BY_NAME["llama-grouped"]
+    model = get_peft_model(family.model(), zero_init(family, modules_to_save=["norm"]), adapter_name="first")
+    model.add_adapter("second", zero_init(family, modules_to_save=["norm"]))
+    model.add_adapter("third", zero_init(family))
+    generator = torch.Generator().manual_seed(0)
+    for seed, name in enumerate(["first", "second", "third"]):
+        randomise(model, seed, name)
+        for key, parameter in model.named_parameters():
+            if f"modules_to_save.{name}" in key:
+                parameter.data = torch.rand(parameter.shape, generator=generator) * 3
+    model.eval()
+    ids = torch.cat([family.inputs()["input_ids"], family.inputs()["input_ids"][:1]])
+    names = ["second", "__base__", "third", "first"]
+    for active in ("first", "third"):
+        model.set_adapter(active)
+        with torch.no_grad():
+            mixed = model(input_ids=ids, adapter_names=names).logits
+        said = model.generate(input_ids=ids, adapter_names=names, num_beams=2, **GREEDY)
+        for row, name in enumerate(names):
+
+            def one(row: int = row) -> Any:
+                with torch.no_grad():
+                    logits = model(input_ids=ids[row : row + 1]).logits[0]
+                return logits, model.generate(input_ids=ids[row : row + 1], num_beams=2, **GREEDY)[0]
+
+            logits, tokens = alone(model, name, one)
+            torch.testing.assert_close(mixed[row], logits, rtol=1e-5, atol=1e-5)
+            assert torch.equal(said[row], tokens)
+        model.set_adapter(active)
+    with model.disable_adapter(), torch.no_grad():
+        plain = model(input_ids=ids).logits
+        assert torch.equal(model(input_ids=ids, adapter_names=names).logits, plain)
+
+
+def test_heads_are_each_rows_own() -> None:
+    """A task's head, which PEFT trains with each adapter of a classifier, over what is pooled, [B, C]."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_labels=3
+    )
+    settings: dict[str, Any] = {"task_type": "SEQ_CLS", "prompt_length": 3}
+    torch.manual_seed(0)
+    model = get_peft_model(BertForSequenceClassification(config), ZeroInitConfig(**settings), adapter_name="first")
+    model.add_adapter("second", ZeroInitConfig(**settings))
+    for seed, name in enumerate(["first", "second"]):
+        randomise(model, seed, name)
+        for key, parameter in model.named_parameters():
+            if f"modules_to_save.{name}" in key:
+                torch.nn.init.normal_(parameter)
+    ids = torch.randint(1, 61, (3, 7))
+    model.eval()
+    with torch.no_grad():
+        mixed = model(input_ids=ids, adapter_names=["second", "first", "second"]).logits
+        for row, name in enumerate(["second", "first", "second"]):
+            model.set_adapter(name)
+            torch.testing.assert_close(mixed[row], model(input_ids=ids).logits[row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2"])
+def test_the_first_thing_a_model_does_may_be_to_go_on_from_one_token(name: str) -> None:
+    family = BY_NAME[name]
+    one = torch.tensor([[1]])
+    expected = attach(family)
+    outputs(family, expected)
+    assert torch.equal(attach(family).generate(input_ids=one, **GREEDY), expected.generate(input_ids=one, **GREEDY))
+
+
+def test_a_device_is_known_after_a_move() -> None:
+    """As a trainer does it: the adapter first, then the move. Here from no memory at all to the CPU."""
+    family = BY_NAME["llama"]
+    features = torch.randn(3, 1, 6)
+    settings: dict[str, Any] = {"image_layers": [1], "image_channels": 6, "image_hidden": 4}
+    expected = attach(family, **settings)
+    with torch.device("meta"):
+        moved = get_peft_model(family.model(), zero_init(family, **settings)).to_empty(device="cpu")
+    moved.load_state_dict(expected.state_dict())
+    moved.get_base_model().model.rotary_emb = expected.get_base_model().model.rotary_emb  # not in a state dict
+    given = {"image_features": features}
+    assert torch.equal(outputs(family, moved.eval(), **given), outputs(family, expected, **given))
 
 
 # --- compiled -----------------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ def join_prompts(
     Raises:
         ValueError: The mask is of a kind that cannot be widened (flash and flex attention).
     """
+    name = _name(fn)
     B, _, T, _ = q_BHTD.shape
     K, S = prompt_k_GKD.shape[-2], k_BGSD.shape[-2]
     if mask is None:
@@ -194,8 +195,8 @@ def join_prompts(
         if causal and T > 1:  # the function would draw a square causal mask that does not fit K more keys
             # Query t sees keys 0 to t: where there are more keys than queries, they are a static cache's empty places.
             mask = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril()[None, None]
-    if mask is not None or fn.__name__ == "flash_attention_forward":
-        if not isinstance(mask, Tensor) or mask.dim() != 4 or fn.__name__ == "flash_attention_forward":
+    if mask is not None or name == "flash_attention_forward":
+        if not isinstance(mask, Tensor) or mask.dim() != 4 or name == "flash_attention_forward":
             raise ValueError(
                 'attention="vanilla" needs a 4-D attention mask to put its prompts into, and this attention '
                 'implementation has none. Load the base with attn_implementation="sdpa" or "eager".'
@@ -203,11 +204,16 @@ def join_prompts(
         seen = torch.ones if mask.dtype == torch.bool else torch.zeros
         prefix = seen(*mask.shape[:-1], K, dtype=mask.dtype, device=mask.device)
         mask = torch.cat([prefix, mask[..., :S]], dim=-1)
-        if fn.__name__ == "eager_attention_forward" and mask.dtype == torch.bool:
+        if name == "eager_attention_forward" and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=q_BHTD.dtype).masked_fill(~mask, torch.finfo(q_BHTD.dtype).min)
     key = torch.cat([prompt_k_GKD.expand(B, -1, -1, -1).to(k_BGSD.dtype), k_BGSD], dim=2)
     value = torch.cat([prompt_v_GKD.expand(B, -1, -1, -1).to(v_BGSD.dtype), v_BGSD], dim=2)
     return fn(module, q_BHTD, key, value, mask, **kwargs)
+
+
+def _name(fn: AttentionFunction) -> str:
+    """A function's name; of a functools.partial, that of what it calls."""
+    return str(getattr(getattr(fn, "func", fn), "__name__", ""))
 
 
 def _seam_around(fn: AttentionFunction) -> AttentionFunction:
@@ -221,7 +227,7 @@ def _seam_around(fn: AttentionFunction) -> AttentionFunction:
             return fn(module, query, key, value, attention_mask, *args, **kwargs)
         return layer.attend(fn, module, query, key, value, attention_mask, *args, **kwargs)  # type: ignore[operator]
 
-    seam.__name__ = fn.__name__
+    seam.__name__ = _name(fn)
     return seam
 
 

@@ -48,6 +48,19 @@ class RowAdapters:
             )
         return [name for name in self.given for _ in range(self.expand)]
 
+    def names_of(self, x: Tensor) -> list[str]:
+        """The adapter name of each row of hidden states: [B, ..., C]; or [B T, C], as OPT has them in its MLP.
+
+        Raises:
+            ValueError: There is not one name per row.
+        """
+        if x.dim() > 2:
+            return self.names(x.shape[0])
+        each, rest = divmod(x.shape[0], len(self.given))
+        if rest or not each:
+            raise ValueError(f"adapter_names has {len(self.given)} entries, which {len(x)} positions cannot be of.")
+        return [name for name in self.given for _ in range(each)]
+
 
 def stack_prompts(rows: RowAdapters, batch: int, prompts: dict[str, tuple[Tensor, Tensor]]) -> Stacked:
     """Keys, gated values and mask, row by row.

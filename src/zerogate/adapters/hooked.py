@@ -78,7 +78,7 @@ class HookedLayer(nn.Module, BaseTunerLayer):
                 f"{self.name} sees the tokens of a batch out of their order, so its rows cannot have an adapter each. "
                 "Run the adapters one by one."
             )
-        names = rows.names(x.shape[0]) if x.dim() > 2 else _spread(rows, x.shape[0])
+        names = rows.names_of(x)
         total = None
         for adapter in wanted:
             index = torch.tensor([i for i, name in enumerate(names) if name == adapter], device=x.device)
@@ -99,14 +99,6 @@ class HookedLayer(nn.Module, BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """No: what is added is not a change of a weight matrix alone."""
         return False
-
-
-def _spread(rows: RowAdapters, positions: int) -> list[str]:
-    """The adapter of each of `positions` flattened positions, of which every row of the batch has equally many."""
-    each, rest = divmod(positions, len(rows.given))
-    if rest or not each:
-        raise ValueError(f"adapter_names has {len(rows.given)} entries, which {positions} positions cannot be of.")
-    return [name for name in rows.given for _ in range(each)]
 
 
 def names_of(config: Any, target_modules: list[str] | str) -> Any:
@@ -192,6 +184,19 @@ class HookedModel(RowTuner):
             self._checks.pop(name).remove()
 
     # --- saving and leaving ------------------------------------------------------------------------------------------
+
+    def activate(self, adapter_names: list[str] | None) -> None:
+        """Makes these adapters active, for a merge that names them; None leaves those that are.
+
+        Raises:
+            ValueError: There is no such adapter.
+        """
+        if adapter_names is None:
+            return
+        unknown = [name for name in adapter_names if name not in self.peft_config]
+        if isinstance(adapter_names, str) or unknown:
+            raise ValueError(f"adapter_names={adapter_names!r} must be a list of some of {list(self.peft_config)}.")
+        self.set_adapter(list(adapter_names), inference_mode=True)
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         if merge:

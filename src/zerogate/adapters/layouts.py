@@ -236,8 +236,13 @@ class Block:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """All self-attention modules of `model` that a layout fits, in the order of the model."""
+    """All self-attention modules of `model` that a layout fits, in the order of the model.
+
+    Raises:
+        ValueError: Modules of one class and stack of which only some fit: the others would silently be left out.
+    """
     blocks = []
+    left_out = {}
     for name, module in model.named_modules():
         place = re.match(r"(.*?)\.(\d+)\.", f"{name}.")
         if place is None or _CROSS_ATTENTION.search(name):
@@ -245,6 +250,16 @@ def find_blocks(model: nn.Module) -> list[Block]:
         layout = layout_of(module)
         if layout is not None:
             blocks.append(Block(name, place[1], int(place[2]), layout))
+        else:
+            left_out[name] = module
+    kinds = {(block.stack, type(model.get_submodule(block.name))): block.name for block in blocks}
+    for name, module in left_out.items():
+        stack = name[: re.search(r"\.\d+(\.|$)", name).start()]  # type: ignore[union-attr]
+        if (fits := kinds.get((stack, type(module)))) is not None:
+            raise ValueError(
+                f"Of {stack}'s {type(module).__name__} modules {fits} is one that zerogate knows and {name} is not: it "
+                "has other parts. Register a layout for the class (docs/families.md) if one serves both."
+            )
     return blocks
 
 

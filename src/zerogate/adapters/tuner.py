@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from .bank import RowAdapters, asked_rows
@@ -32,13 +34,21 @@ class RowTuner(BaseTuner):
             return
         rows = self._asked_rows(names, args, kwargs)
         layers: list[Any] = [m for m in self.model.modules() if isinstance(m, self.tuner_layer_cls)]
+        wrappers = [m for m in self.model.modules() if isinstance(m, ModulesToSaveWrapper)]
+        forwards = [wrapper.__dict__.get("forward") for wrapper in wrappers]
         try:
             for layer in layers:
                 layer.rows = rows
+            for wrapper in wrappers:
+                wrapper.forward = partial(_row_by_row, wrapper, rows)  # type: ignore[method-assign]
             yield
         finally:
             for layer in layers:
                 layer.rows = None
+            for wrapper, forward in zip(wrappers, forwards, strict=True):
+                del wrapper.forward
+                if forward is not None:
+                    wrapper.forward = forward  # type: ignore[method-assign]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """PEFT calls this inside of `_enable_peft_forward_hooks`, but for MPT leaves adapter_names to us."""
@@ -79,3 +89,17 @@ class RowTuner(BaseTuner):
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Raises ValueError: such an adapter cannot be merged."""
         raise ValueError(self.cannot_merge)
+
+
+def _row_by_row(wrapper: Any, rows: RowAdapters, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A whole module trained beside the adapters (`modules_to_save`): each row's own copy, or the base's."""
+    if wrapper.disable_adapters:
+        out: Tensor = wrapper.original_module(x, *args, **kwargs)
+        return out
+    copies = dict(wrapper.modules_to_save.items())
+    places: dict[Any, list[int]] = {}
+    for row, name in enumerate(rows.names_of(x)):
+        places.setdefault(copies.get(name, wrapper.original_module), []).append(row)
+    parts = [module(x[own], *args, **kwargs) for module, own in places.items()]
+    order = torch.tensor([row for own in places.values() for row in own], device=x.device)
+    return torch.cat(parts)[order.argsort()]

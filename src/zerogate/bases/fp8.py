@@ -10,6 +10,7 @@ for Deep Learning" (arXiv 2209.05433), section 4. It computes on a CPU too, for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ class Fp8Linear(nn.Linear):
     Attributes:
         weight: [O, I], e4m3 as bytes: nothing takes bytes for numbers, to cast them or to add to them (`.to(dtype)`,
             PEFT's casts and merges).
-        scale: what each output channel was divided by, [O], fp32.
+        scale: what each output channel was divided by, [O], fp32 whatever the model is cast to.
     """
 
     scale: Tensor
@@ -43,6 +44,14 @@ class Fp8Linear(nn.Linear):
         self.weight = nn.Parameter(weight_OI.view(torch.uint8), requires_grad=False)
         self.register_buffer("scale", scale_O1[:, 0], persistent=False)
         self.bias = linear.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:
+        """`.to`, `.cuda`, `.half` and their like: the scale moves with the model and stays fp32."""
+        scale = self.scale
+        super()._apply(fn, recurse)
+        if not self.scale.is_meta:
+            self.scale = scale.to(self.scale.device)
+        return self
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] to [..., O]."""

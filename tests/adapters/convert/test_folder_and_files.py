@@ -120,6 +120,13 @@ def test_several_stacks_are_refused(tmp_path: Path) -> None:
         read_zerogate(tmp_path)
 
 
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    write_zerogate(random_adapter([4]), tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
+        read_zerogate(tmp_path / "a")
+
+
 def test_another_base(tmp_path: Path) -> None:
     write_zerogate(random_adapter([4]), tmp_path / "a")
     for base, message in [

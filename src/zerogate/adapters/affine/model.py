@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import torch
@@ -54,11 +56,15 @@ class AffineModel(HookedModel):
             for module, layer in held:
                 assert isinstance(layer, AffineLayer)
                 _check_mergeable(module, layer)
+            self.activate(kwargs.get("adapter_names"))
             for module, layer in held:
                 for name in layer.active_adapters:  # type: ignore[union-attr]
                     if name in layer.here:  # type: ignore[union-attr,operator]
                         _merge(module, *layer.terms(name))  # type: ignore[union-attr,operator]
-        return super()._unload_and_optionally_merge(merge=False, **kwargs)
+        plain = super()._unload_and_optionally_merge(merge=False, **kwargs)
+        if merge:
+            _say_biases(plain)
+        return plain
 
 
 def adaptable(model: nn.Module) -> dict[str, tuple[int, bool]]:
@@ -101,6 +107,35 @@ def _gain_is_weight(norm: nn.Module) -> bool:
     weight.data = kept
     offset = 0 if bias is None else bias
     return torch.allclose(doubled - offset, 2 * (plain - offset), rtol=1e-2, atol=1e-3)
+
+
+def _say_biases(model: nn.Module) -> None:
+    """Has the config say that there are biases now, or warns that a saved copy would lose the shifts."""
+    config = getattr(model, "config", None)
+    if config is None or _kept(model):
+        return
+    text = config.get_text_config()
+    flags = [name for name in ("attention_bias", "mlp_bias") if getattr(text, name, None) is False]
+    for wanted in (flags, *([flag] for flag in flags)):
+        for flag in wanted:
+            setattr(text, flag, True)
+        if wanted and _kept(model):
+            return
+        for flag in wanted:
+            setattr(text, flag, False)
+    warnings.warn(
+        f"The shifts are merged into biases that {type(model).__name__} has no setting for: it computes what it "
+        "should, but a copy that is saved and loaded loses them. Keep the adapter, or train with use_shift=False.",
+        stacklevel=4,
+    )
+
+
+def _kept(model: Any) -> bool:
+    """Whether a model made from the config has a place for every bias."""
+    with torch.device("meta"):
+        again = type(model)(copy.deepcopy(model.config))
+    there = {name for name, _ in again.named_parameters()}
+    return all(name in there for name, _ in model.named_parameters() if name.endswith(".bias"))
 
 
 @torch.no_grad()

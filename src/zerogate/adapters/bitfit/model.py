@@ -51,6 +51,7 @@ class BitFitModel(HookedModel):
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         if merge:
+            self.activate(kwargs.get("adapter_names"))
             for module in self.model.modules():
                 layer = module._modules.get(self.child)
                 if isinstance(layer, BitFitLayer):

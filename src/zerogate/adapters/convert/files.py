@@ -57,11 +57,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 
     Raises:
-        ValueError: Not a whole safetensors file.
+        ValueError: There is none, or it is not a whole safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}.")
     try:
         return load_file(path)
     except SafetensorError as error:

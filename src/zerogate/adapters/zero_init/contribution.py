@@ -89,7 +89,7 @@ class Contribution(nn.Module):
         self, module: nn.Module, q_BHTD: Tensor, scaling: float | None, softcap: float | None = None
     ) -> Tensor | None:
         """What the active adapters add to the attention output, [B, T, H, D]; None where none is active here."""
-        if not self.reached:
+        if not self.reached:  # the thin seams call this alone
             self.reached = True
         if self.disable_adapters:
             return None

@@ -28,7 +28,6 @@ class SeamCheck:
         """Runs once for each module, after its first pass that is not being compiled."""
         if torch.compiler.is_compiling():
             return
-        self.handles.pop(name).remove()
         layer: Any = module._modules[CHILD]
         if not layer.reached:
             raise RuntimeError(
@@ -36,6 +35,7 @@ class SeamCheck:
                 "silently do nothing. Choose another attn_implementation for the base, and please report the model "
                 "family."
             )
+        self.handles.pop(name).remove()
 
     def remove(self) -> None:
         """Takes the hooks off the model."""

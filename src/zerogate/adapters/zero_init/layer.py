@@ -83,7 +83,9 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        return super()._apply(move, recurse)
+        super()._apply(move, recurse)
+        self.device = next((parameter.device for parameter in self.parameters()), self.device)
+        return self
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """PEFT asks for this after `low_cpu_mem_usage=True`: what came from the file becomes fp32, whatever it was."""
@@ -109,12 +111,13 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The attention function of an adapted module: `fn` on the text, plus the gated prompts (equation 7)."""
+        if not self.reached:  # an assignment would have to be compiled
+            self.reached = True
         if self.held and (one_token := self.held.get(query.shape)) and not torch.compiler.is_compiling():
             out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
             return one_token(out_BTHD, query), weights
         joined = None if self.disable_adapters or self.rows else self._vanilla()
         if joined is not None:
-            self.reached = True
             prompts = self.keys_values(joined, module, query.dtype)
             return join_prompts(fn, module, query, key, value, attention_mask, *prompts, *args, **kwargs)
         out_BTHD, weights = fn(module, query, key, value, attention_mask, *args, **kwargs)
@@ -123,7 +126,6 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
         scaling, softcap = kwargs.get("scaling"), kwargs.get("softcap")
         only = self._only_set(module, query) if query.device.type in fused_choice.DEVICES else None
         if only is not None and fused_choice.serves(out_BTHD, query, *only[:2], softcap):
-            self.reached = True
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             return fused.add_prompt_attention(out_BTHD, query, *only, scaling, softcap), weights
         if (one_token := self._one_token(module, query, scaling, softcap)) is not None:

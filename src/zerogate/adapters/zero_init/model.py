@@ -223,6 +223,11 @@ def _check_images(config: ZeroInitConfig) -> None:
             "Python: encoder = zerogate.vision.load_encoder(NAME); image_layers=encoder.layers, "
             "image_channels=encoder.channels."
         )
+    if takes_images and config.task_type is None:
+        raise ValueError(
+            "An adapter that takes images needs a task_type, such as task_type='CAUSAL_LM': without one PEFT passes "
+            "the adapter by and gives image_features to the base, which does not know them."
+        )
 
 
 def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> tuple[list[Block], list[Block]]:
@@ -237,12 +242,12 @@ def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> tuple[list[Block]
     if not known:
         raise ValueError(unknown_family(model))
     blocks = known
-    if config.target_modules is not None:
+    if config.target_modules is not None or config.exclude_modules is not None:
         blocks = [block for block in known if check_target_module_exists(_names_only(config), block.name)]
         if not blocks:
             raise ValueError(
-                f"target_modules={config.target_modules!r} matches none of this model's self-attention modules, which "
-                f"are {known[0].name} ... {known[-1].name}."
+                f"target_modules={config.target_modules!r} without exclude_modules={config.exclude_modules!r} matches "
+                f"none of this model's self-attention modules, which are {known[0].name} ... {known[-1].name}."
             )
     stacks: dict[str, list[Block]] = {}
     for block in blocks:
@@ -268,7 +273,7 @@ def _names_only(config: ZeroInitConfig) -> Any:
     """`config` as PEFT's matcher takes it, without layers: those are chosen here, per stack."""
 
     class Names:
-        target_modules = config.target_modules
+        target_modules = ".*" if config.target_modules is None else config.target_modules
         exclude_modules = config.exclude_modules
         target_parameters = None
 
