@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command_line import refused, zerogate
+from test_command_line import command_line, refused, zerogate
 from tiny_base import make_adapter, make_base
 
+from zerogate.evaluation.write import with_earlier, write_results
 from zerogate.training.run_folder import versions
 
 ROWS = [
@@ -69,6 +70,56 @@ def test_base_and_adapter_over_two_tasks(folders: dict[str, Path], tmp_path: Pat
     scored = zerogate("score", "addsub", tmp_path / "adapted" / "AddSub.jsonl")
     task = report["tasks"]["AddSub"]
     assert json.loads(scored.stdout) == {name: task[name] for name in ("n", "compat", "strict", "unanswered")}
+
+
+def test_one_task_after_the_other_and_both_results_are_kept(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = str(folders["test"])
+
+    def results(task: str, *words: str) -> dict[str, Any]:
+        common = ["-d", test, "-m", str(folders["base"]), "--max-new-tokens", "4", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["zerogate", "eval", "-t", task, *common, *words])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        assert ended.value.code == 0
+        found: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
+        return found
+
+    first = results("addsub", "--limit", "2")
+    both = results("svamp", "--limit", "2")
+    assert list(both["tasks"]) == ["AddSub", "SVAMP"] and both["tasks"]["AddSub"] == first["tasks"]["AddSub"]
+    assert both["mean"]["strict"] == sum(task["strict"] for task in both["tasks"].values()) / 2
+    assert results("addsub", "--limit", "2") == both
+    capsys.readouterr()
+    assert list(results("svamp", "--limit", "3")["tasks"]) == ["SVAMP"]
+    assert "was of another model, limit, seed or version: it is replaced" in " ".join(capsys.readouterr().err.split())
+    assert list(results("addsub", "--limit", "3")["tasks"]) == ["SVAMP", "AddSub"]
+    assert list(results("addsub", "--limit", "3", "--overwrite")["tasks"]) == ["AddSub"]
+
+
+def test_lm_evals_results_are_kept_too(tmp_path: Path) -> None:
+    made = {"models": {"base": "x"}, "limit": None, "seeds": {}, "versions": {}}
+    harness = {"results": {"foxes": {"acc": 0.5}}, "versions": {"foxes": 1}, "seed": 0, "lm_eval": "1"}
+    file = tmp_path / "results.json"
+    assert with_earlier(file, {**made, "tasks": {}}) == {**made, "tasks": {}}
+    write_results(file, {**made, "tasks": {}, "harness": harness})
+    found = with_earlier(file, {**made, "tasks": {"COCO": {"bleu4": 0.5}}})
+    assert found is not None and found["harness"] == harness and "mean" not in found
+    found = with_earlier(file, {**made, "tasks": {}, "harness": harness | {"results": {"owls": {"acc": 1.0}}}})
+    assert found is not None and found["harness"]["results"] == {"foxes": {"acc": 0.5}, "owls": {"acc": 1.0}}
+    assert with_earlier(file, {**made, "limit": 5, "tasks": {}}) is None
+    file.write_text("torn")
+    assert with_earlier(file, {**made, "tasks": {}}) is None
+
+
+def test_a_wrong_harness_is_refused_before_any_question(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["eval", "-t", "addsub", "-d", folders["test"], "-m", folders["base"], "--out", tmp_path / "out"]
+    monkeypatch.setattr("zerogate.evaluation.harness.importlib.util.find_spec", lambda name: None)
+    assert "lm-eval, which is not installed" in refused(capsys, monkeypatch, *words, "--harness", "foxes")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

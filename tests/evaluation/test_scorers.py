@@ -33,6 +33,8 @@ NUMBERS = [
     ("#### 72", "72", "72.0", "72", True, True),
     ("1e3", "1000", "3.0", "1000", False, True),
     ("It is 7.\n\n### Instruction:\nAdd 3 and 9.", "7", "9.0", "7", False, True),  # it ran on into the next turn
+    ("7\n\n### Instruction:\nAdd 3 and 9.\n\n### Response:\n12", "7", "9.0", "7", False, True),
+    ("7\n\n### Response:\n12", "7", "7.0", "7", True, True),  # the authors' script splits at this heading
     # precision
     ("0.667", "0.67", "0.667", "0.667", False, True),
     ("0.6604", "0.66", "0.6604", "0.6604", True, True),
@@ -85,6 +87,16 @@ LETTERS = [
     ("Correct answer: (E) 3.73", "C", "E"),
     ("The answer is (D) 3.85 miles.</s>", "D", "D"),
     ("The answer is F.", "", None),
+    ("**Answer:** C", "A", "C"),
+    ("**Answer**: C", "A", "C"),
+    ("**Correct answer:** C) 42", "C", "C"),
+    ("The answer is C. Option A is wrong because 3 < 4.", "C", "C"),
+    ("The answer is C because choice A doubles the rate.", "C", "C"),
+    ("The answer is B.\nExplanation: option D is too large.", "B", "B"),
+    ("The answer is B. Answer choice D is wrong.", "B", "B"),
+    ("The correct option: C, as option D is too large.", "C", "C"),
+    ("Option A is wrong, so choose option B.", "A", "B"),  # where nothing else is stated
+    ("None of them\n\n### Response:\nC", "", None),
 ]
 
 
@@ -103,6 +115,7 @@ def test_scienceqa_compat_is_its_own_script() -> None:
     assert not scorer.judge("B", "B").compat
     assert scorer.judge("B", "B").strict
     assert not scorer.judge("The answer is B. The answer is C.", "C").compat
+    assert not scorer.judge("The answer is B.\n\n### Response:\nThe answer is C.", "B").compat, "it reads all"
 
 
 WORDS = [
@@ -123,6 +136,7 @@ WORDS = [
     ("hellaswag", "ending4", "ending4", "ending4"),
     ("winogrande", "option2 fits", "option2", "option2"),
     ("winogrande", "option3", "", None),
+    ("boolq", "yes\n\n### Response:\ntrue", "", None),
 ]
 
 

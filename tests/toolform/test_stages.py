@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 from tiny_base import make_base
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from zerogate.data.jsonl import whole_lines
 from zerogate.errors import UserError
 from zerogate.toolform.document import Clock, Document
 from zerogate.toolform.heuristics import makes_sense, something_to_calculate, something_to_translate, worth_asking
+from zerogate.toolform.report import funnel_table
 from zerogate.toolform.stages import augment, execute, funnel, sample, weigh_calls
 from zerogate.tools import Toolbox
 from zerogate.tools.calculator import calculator
 from zerogate.tools.calendar import calendar
-from zerogate.tools.tool import Sampling
+from zerogate.tools.tool import Sampling, Tool
 
 PLAIN = "Jars: 12 * 18 = 216."
 OTHER = "The owl sleeps in the tower."
@@ -131,6 +132,58 @@ def test_calls_that_were_run_or_weighed_are_not_again(
     target.write_bytes(whole[: whole.index(b"\n") + 30])  # as a kill leaves it
     assert run() == [2, 3] and target.read_bytes() == whole
     assert run() == []
+
+
+def test_a_stage_is_done_anew_where_the_one_before_it_was(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    call = {"position": 6, "input": "12 * 18"}
+    ids = taught[1](PLAIN, add_special_tokens=False)["input_ids"]
+    found = {"Calculator": {"positions": [[6, 0.5]], "sampled": 1, "calls": [call]}}
+    sampled, executed, filtered = (tmp_path / f"{name}.jsonl" for name in ("sampled", "executed", "filtered"))
+    sampled.write_text(json.dumps({"text": PLAIN, "date": "", "truth": [], "ids": ids, "tools": found}) + "\n")
+    gains = []
+    for result in ("7", "216"):
+        executed.unlink(missing_ok=True)
+        box = Toolbox([Tool("Calculator", "", lambda input, said=result: said)])
+        execute(box, sampled, executed)
+        weigh_calls(*taught, executed, filtered)
+        ((weighed,),) = (row["tools"]["Calculator"]["calls"] for row in whole_lines(filtered))
+        assert weighed["result"] == result
+        gains.append(weighed["gain"])
+    assert gains[0] != gains[1]
+    found["Calculator"]["calls"] = [call | {"input": "18 * 12"}]
+    sampled.write_text(json.dumps({"text": PLAIN, "date": "", "truth": [], "ids": ids, "tools": found}) + "\n")
+    execute(box, sampled, executed)
+    assert whole_lines(executed)[0]["tools"]["Calculator"]["calls"] == [call | {"input": "18 * 12", "result": "216"}]
+    sampled.write_text(json.dumps({"text": PLAIN, "date": "2026-05-28", "ids": ids, "tools": found}) + "\n")
+    with pytest.raises(UserError, match="is of other documents"):
+        execute(box, sampled, executed)
+
+
+def test_what_does_not_fit_into_the_context_is_counted(taught: tuple[Any, Any], tmp_path: Path) -> None:
+    tokenizer = taught[1]
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=96, n_embd=16, n_layer=1, n_head=2)
+    small = GPT2LMHeadModel(config).eval()
+    small.generation_config.eos_token_id = None
+    box = Toolbox([Tool("Anything", "", lambda input: "word " * 40, sampling=Sampling(0.0, 2, 1, gain=-99.0))])
+    files = [tmp_path / f"{name}.jsonl" for name in ("sampled", "executed", "filtered", "merged")]
+    long = "The owl sleeps in the tower. " * 9
+    sample(small, tokenizer, box, [Document(OTHER), Document(long.strip())], files[0], shown=False)
+    first, second = whole_lines(files[0])
+    assert len(first["tools"]["Anything"]["positions"]) == 2
+    assert second["tools"]["Anything"] == {"positions": [], "sampled": 0, "calls": [], "too_long": True}
+    first["tools"]["Anything"]["calls"] = [{"position": 3, "input": "x"}]
+    files[0].write_text("".join(json.dumps(row) + "\n" for row in (first, second)))
+    execute(box, files[0], files[1])
+    weigh_calls(small, tokenizer, files[1], files[2])
+    (call,) = whole_lines(files[2])[0]["tools"]["Anything"]["calls"]
+    assert call["too_long"] is True and "gain" not in call
+    counted = dict(funnel_table(whole_lines(files[2]))[1])
+    assert counted["documents"] == "2" and counted["documents too long"] == "1"
+    assert counted["executed"] == "1" and counted["too long with the result"] == "1"
+    assert augment(tokenizer, box, files[2], files[3]) == 0
+    sample(small, tokenizer, box, [Document(OTHER)], tmp_path / "shown.jsonl")
+    assert whole_lines(tmp_path / "shown.jsonl")[0]["tools"]["Anything"]["too_long"], "with the prompt that shows calls"
 
 
 def test_the_prompt_has_the_document(taught: tuple[Any, Any], tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_at_the_command_line(made: tuple[Path, dict[str, Any]]) -> None:
     assert "What is left after each stage" in done.stderr and "Right answers" in done.stderr
 
 
+def test_a_report_of_nothing_is_refused(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"nothing to report yet: .*filtered.jsonl is made by the stages up to `filter`"
+    ):
+        run(str(made[0] / "recipe.yaml"), f"output={tmp_path / 'new'}", report=True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

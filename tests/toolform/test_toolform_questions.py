@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zerogate.errors import UserError
-from zerogate.toolform.tasks import Question, dateset, first_number, read_task
+from zerogate.toolform.tasks import Question, dateset, first_number, read_task, read_tasks
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
@@ -72,6 +72,23 @@ def test_lamas_own_rows(tmp_path: Path) -> None:
         read_task("math", str(file), 10)
     with pytest.raises(UserError, match="needs its file"):
         read_task("math", None, 10)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    files = []
+    for name in ("svamp", "mawps", "x/mawps"):
+        (tmp_path / name).mkdir(parents=True)
+        files.append(str(tmp_path / name / "test.json"))
+        Path(files[-1]).write_text(f'[{{"question": "{name}?", "answer": "1"}}]')
+    found = read_tasks([("math", files[0], 5), ("math", files[1], 5), ("dateset", None, 5)])
+    assert {name: len(one) for name, one in found.items()} == {
+        "math (svamp test)": 1,
+        "math (mawps test)": 1,
+        "dateset": 5,
+    }
+    assert list(read_tasks([("math", files[0], 5)])) == ["math (test)"]
+    with pytest.raises(UserError, match=r"two tasks are called 'math \(mawps test\)'; name each once"):
+        read_tasks([("math", file, 5) for file in files])
 
 
 def test_days_are_asked_with_their_today() -> None:

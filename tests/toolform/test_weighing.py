@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_base import make_base
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from zerogate.toolform.evaluate import perplexity
 from zerogate.toolform.filter import WEIGHTS, Candidate, weigh
@@ -131,3 +131,15 @@ def test_perplexity_with_calls_ruled_out(model: Any, length: int) -> None:
     found = perplexity(model, [text], PAD, opening)
     assert found == pytest.approx(torch.tensor(loss / 12).exp().item(), rel=1e-3)
     assert found < perplexity(model, [text], PAD)
+
+
+def test_perplexity_where_a_call_is_certain() -> None:
+    """All other words have the same chance, and together one that float32 rounds away."""
+    config = GPT2Config(vocab_size=32, n_positions=64, n_embd=16, n_layer=1, n_head=2, tie_word_embeddings=False)
+    certain = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        certain.transformer.ln_f.weight.zero_()
+        certain.transformer.ln_f.bias.fill_(1.0)
+        certain.lm_head.weight.zero_()
+        certain.lm_head.weight[7] = 20 / 16
+    assert perplexity(certain, [Text([2], [3, 4, 5])], PAD, [7]) == pytest.approx(31, rel=0.1)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_base import make_base
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from zerogate.errors import UserError
 from zerogate.tools import Tool, Toolbox
 from zerogate.tools.calculator import calculator
 from zerogate.tools.calendar import calendar
@@ -107,3 +108,25 @@ def test_a_broken_tool_leaves_an_empty_result_and_the_text_goes_on(taught: tuple
     assert answer.text.startswith(" [Calculator(12 * 18) ->]") and answer.calls[0].error == "RuntimeError: no"
     answer = ask(taught, "Jars:", Toolbox([Tool("Calculator", "", hostile)]), max_new_tokens=90)
     assert answer.text.startswith(" [Calculator(12 * 18) -> 1) (Delete(all) \u2192 x]") and len(answer.calls) == 1
+
+
+@pytest.mark.parametrize("length", [30, 60, 61, 62, 63])
+def test_the_text_stays_within_the_context(taught: tuple[Any, Any], length: int) -> None:
+    tokenizer = taught[1]
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2)
+    small = GPT2LMHeadModel(config).eval()
+    written = iter(tokenizer("C(1) ->", add_special_tokens=False)["input_ids"])
+    token = tokenizer("x", add_special_tokens=False)["input_ids"][0]
+
+    def ask_small(prompt: list[int]) -> Any:
+        box = Toolbox([Tool("C", "", lambda input: "word " * 100)])
+        settings: dict[str, Any] = {"max_new_tokens": 200, "open_top_k": len(tokenizer)}
+        return answer_with_tools(small, tokenizer, prompt, box, choose=lambda _: next(written, token), **settings)
+
+    answer = ask_small([5] * length)
+    assert len(answer.ids) == 64 - length
+    if length == 30:
+        assert answer.text.startswith(" [C(1) -> word word") and answer.text.endswith("]")
+        assert answer.calls[0].result.count("word") == 100, "only the text is cut"
+    with pytest.raises(UserError, match="a prompt has 64 tokens, and the base has room for 64"):
+        ask_small([5] * 64)

@@ -133,6 +133,12 @@ def eval(
         raise UserError(f"the task {', '.join(sorted(twice))} is named twice; evaluate one file of it at a time")
     allowed = {find_task(name).name for name in allow_leak or []}
     sets = [read_questions(found, file, limit) for found, file in zip(tasks, data or [], strict=True)]
+    names = [part.strip() for part in (harness or "").split(",") if part.strip()]
+    manager = None
+    if harness is not None:
+        from zerogate.evaluation.harness import find_harness_tasks, run_harness
+
+        manager = find_harness_tasks(names, include_path)
     leaks = _check_leaks(tasks, sets, adapter, model, train_data or [], allowed, errors)
 
     adapters = options.named_adapters([str(adapter)] if adapter else None)
@@ -165,16 +171,17 @@ def eval(
         ]
     report: dict[str, Any] = _report(results, leaks, data or [], models, adapter, limit)
     if harness is not None:
-        from zerogate.evaluation.harness import run_harness
-
-        names = [part.strip() for part in harness.split(",") if part.strip()]
         report["harness"] = run_harness(
-            engine.model, engine.tokenizer, names, include_path=include_path, limit=limit, batch_size=batch_size
+            engine.model, engine.tokenizer, names, manager=manager, limit=limit, batch_size=batch_size
         )
     from zerogate.cli.eval_tables import show
-    from zerogate.evaluation.write import write_results
+    from zerogate.evaluation.write import with_earlier, write_results
 
-    write_results(folder / "results.json", report)
+    file = folder / "results.json"
+    whole = report if overwrite else with_earlier(file, report)
+    if whole is None:
+        errors.print(f"[yellow]{file} was of another model, limit, seed or version: it is replaced.[/]")
+    write_results(file, whole or report)
     show(results, leaks, report.get("harness"))
     errors.print(f"Predictions and results.json are in {folder}.")
 

@@ -1,8 +1,9 @@
 """Answers that are choices: names such as `answer3`, `true` or `option1`, and letters from A to E.
 
 Both find what a response settles on in the same way: what it last states to be the answer ("the answer is C", "Answer:
-C"), else a choice that is all there is of the last line, else the one choice that it names. A response that names
-several and states none, or states two at once ("B or C"), settles on nothing.
+C", "the correct option is C"), else the last "option C" or "choice C", else a choice that is all there is of the last
+line, else the one choice that it names. A response that names several and states none, or states two at once ("B or
+C"), settles on nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from zerogate.evaluation.scorers import Verdict, VerdictScorer, kind_of, own_turn
+from zerogate.evaluation.scorers import Verdict, VerdictScorer, first_response, kind_of, own_turn
 
 _OPEN, _CLOSE = r"[(\[{*_\"'\u201c`$]*", r"[)\]}*_\"'\u201d`$]*"
+_BOLD = r"[*_]*"  # also around the words that announce a choice: "**Answer:** C"
+_VERB = rf"{_BOLD}(?: is| was|'s| would be| should be| must be| could be|:| ?=)"
+_THEN = rf"{_BOLD}[:\s]*(?:therefore,? |the |option |choice |letter |correct )*"
 _STATES = (
-    r"(?i:\b(?:answer|option|choice)(?: choice| option)?(?: is| was|'s| would be| should be| must be| could be|:| ?=)?"
-    r"[:\s]*(?:therefore,? |the |option |choice |letter |correct )*)"
+    rf"(?i:(?<![^\W_])(?:answer(?! choice| option)|(?:answer|option|choice)(?: choice| option)?{_VERB}){_THEN})",
+    # "Option A is wrong" states nothing beside "The answer is C".
+    rf"(?i:(?<![^\W_])(?:option|choice){_THEN})",
 )
 
 
@@ -24,18 +29,17 @@ class _Choices:
 
     def __init__(self, stated: str, named: str) -> None:
         """Take two patterns of one choice: after words that announce it, and anywhere."""
-        self.stated = re.compile(
-            rf"{_STATES}{_OPEN}(?P<choice>{stated}){_CLOSE}(?P<hedge>\s*(?i:or|and|/)\s+{_OPEN}(?:{stated}))?"
-        )
+        hedge = rf"(?P<hedge>\s*(?i:or|and|/)\s+{_OPEN}(?:{stated}))?"
+        self.stated = [re.compile(rf"{states}{_OPEN}(?P<choice>{stated}){_CLOSE}{hedge}") for states in _STATES]
         self.alone = re.compile(rf"\W*(?P<choice>{stated})\W*")
         self.named = re.compile(named)
 
     def settled(self, response: str) -> str | None:
         """The choice as it is written there, or None."""
         text = own_turn(response).strip()
-        statements = list(self.stated.finditer(text))
-        if statements:
-            return None if statements[-1]["hedge"] else statements[-1]["choice"]
+        for stated in self.stated:
+            if statements := list(stated.finditer(text)):
+                return None if statements[-1]["hedge"] else statements[-1]["choice"]
         last_line = self.alone.fullmatch(text.rpartition("\n")[2])
         if last_line:
             return last_line["choice"]
@@ -66,7 +70,7 @@ class WordScorer(VerdictScorer):
 
     def judge(self, response: str, label: str) -> Verdict:
         """Compat: the first name, also inside another word. Strict: the name that the response settles on."""
-        found = self._compat.search(response)
+        found = self._compat.search(first_response(response))
         theirs = found[0] if found else ""
         ours = self._strict.settled(response)
         ours = None if ours is None else _plain(ours)
@@ -113,7 +117,8 @@ class LetterScorer(VerdictScorer):
         if self._said is not None:  # ScienceQA's own script: exactly one such sentence
             said = self._said.findall(response)
             return str(said[0]) if len(said) == 1 else ""
-        first = re.search("[ABCDE]", response)  # LLM-Adapters: the first capital, be it the first of "Because"
+        # LLM-Adapters: the first capital, be it the first of "Because".
+        first = re.search("[ABCDE]", first_response(response))
         return first[0] if first else ""
 
 

@@ -7,7 +7,7 @@ from decimal import Context, Decimal
 from math import inf, isfinite
 from typing import Any
 
-from zerogate.evaluation.scorers import Verdict, VerdictScorer, kind_of, own_turn
+from zerogate.evaluation.scorers import Verdict, VerdictScorer, first_response, kind_of, own_turn
 
 TOLERANCE = 0.001
 """By how much compat lets a number miss."""
@@ -45,7 +45,7 @@ class NumberScorer(VerdictScorer):
 
     def judge(self, response: str, label: str) -> Verdict:
         """Compat: the last number is within 0.001. Strict: it is the label at the label's own precision."""
-        numbers = _COMPAT.findall(response.replace(",", ""))
+        numbers = _COMPAT.findall(first_response(response).replace(",", ""))
         theirs = float(numbers[-1]) if numbers else inf
         ours = _last_number(own_turn(response))
         return Verdict(

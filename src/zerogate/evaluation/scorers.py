@@ -103,6 +103,11 @@ def own_turn(response: str) -> str:
     return _NEXT_TURN.sub("", response)
 
 
+def first_response(response: str) -> str:
+    """What LLM-Adapters' scripts read: what follows the prompt's `### Response:` up to another one."""
+    return response.split("### Response:", 1)[0].strip()
+
+
 def kind_of(value: Any) -> str:
     """A JSON value's kind, for messages."""
     kinds = {bool: "true or false", type(None): "null", list: "a list", dict: "an object", str: "text"}

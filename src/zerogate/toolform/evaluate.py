@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerogate.bases.decode import context_length
 from zerogate.data.jsonl import append_lines, cut_torn_line, whole_lines
 from zerogate.toolform.document import Clock
 from zerogate.toolform.positions import Text, likely_positions
@@ -15,7 +16,7 @@ from zerogate.toolform.score import Row, log_probs
 from zerogate.toolform.tasks import Question
 from zerogate.tools.inline import without_calls
 from zerogate.tools.registry import Toolbox
-from zerogate.tools.runtime import answer_with_tools
+from zerogate.tools.runtime import Answer, answer_with_tools
 from zerogate.training.checkpoints import write_text
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _NEGLIGIBLE = 1e-4
 """Places where an opening is less likely are taken to have none."""
+
+_CERTAIN = 1 - 2**-24
+"""The largest probability below 1 in float32: one that was rounded to 1 leaves this little to all other words."""
 
 
 def ask(
@@ -54,24 +58,31 @@ def ask(
         progress: called with questions done and in all.
 
     Returns:
-        `questions`, `right` and `called` (answers with a call).
+        `questions`, `right`, `called` (answers with a call) and `too_long` (questions that leave no room for an answer
+        in the base's context; they are not right).
     """
     settings = {"learned": learned, "most_calls": most_calls, "open_top_k": open_top_k, "most_tokens": max_new_tokens}
-    settings["prompts"] = [question.prompt for question in questions]
+    settings["questions"] = [{**vars(question), "answers": list(question.answers)} for question in questions]
+    limit = context_length(model)
     partial = target.with_suffix(".partial")
     rows = _kept(target, partial, settings)
     with partial.open("ab") as opened:
         for question in questions[len(rows) :]:
             clock.set(question.day)
             prompt = [*start, *tokenizer(question.prompt, add_special_tokens=False)["input_ids"]]
-            answer = answer_with_tools(
-                model,
-                tokenizer,
-                prompt,
-                tools,
-                max_new_tokens=max_new_tokens,
-                open_top_k=open_top_k,
-                most_calls=most_calls,
+            too_long = limit is not None and len(prompt) >= limit
+            answer = (
+                Answer()
+                if too_long
+                else answer_with_tools(
+                    model,
+                    tokenizer,
+                    prompt,
+                    tools,
+                    max_new_tokens=max_new_tokens,
+                    open_top_k=open_top_k,
+                    most_calls=most_calls,
+                )
             )
             row = {
                 "prompt": question.prompt,
@@ -79,14 +90,15 @@ def ask(
                 "answers": question.answers,
                 "right": question.right(without_calls(answer.text, tools)),
                 "calls": [{"name": call.name, "result": call.result, "error": call.error} for call in answer.calls],
+                "too_long": too_long,
             }
             append_lines(opened, [row])
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(questions))
     partial.replace(target)
-    right, called = (sum(bool(row[key]) for row in rows) for key in ("right", "calls"))
-    return {"questions": len(questions), "right": right, "called": called}
+    right, called, long = (sum(bool(row[key]) for row in rows) for key in ("right", "calls", "too_long"))
+    return {"questions": len(questions), "right": right, "called": called, "too_long": long}
 
 
 def _kept(target: Path, partial: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,6 +108,8 @@ def _kept(target: Path, partial: Path, settings: dict[str, Any]) -> list[dict[st
     if same and target.exists():
         target.replace(partial)
     elif not same:
+        # Before the new settings are there: a run that is killed from here on must not find old answers under them.
+        target.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
         write_text(beside, json.dumps(settings, ensure_ascii=False))
     if not partial.exists():
@@ -124,5 +138,5 @@ def perplexity(
         places = likely_positions(
             model, texts, opening, threshold=_NEGLIGIBLE, most=everywhere, pad_token_id=pad_token_id
         )
-        total -= sum(math.log1p(-chance) for some in places for _, chance in some)
+        total -= sum(math.log1p(-min(chance, _CERTAIN)) for some in places for _, chance in some)
     return math.exp(-total / sum(len(one) for one in found))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogate.toolform.stages import STEPS, Row, funnel
+from zerogate.toolform.stages import LONG_DOCUMENTS, LONG_RESULTS, STEPS, Row, funnel
 from zerogate.tools.inline import write_call
 from zerogate.tools.registry import Toolbox
 from zerogate.training.checkpoints import write_text
@@ -58,9 +58,14 @@ def with_places(tokenizer: Any, rows: list[Row]) -> list[Row]:
 
 
 def funnel_table(rows: Sequence[Row]) -> Table:
-    """What is left of the calls after each stage, by tool."""
+    """What is left of the calls after each stage, by tool; what was too long for the base only where anything was."""
     counts = funnel(rows)
-    return ["", *counts], [[step, *(f"{one[step]:,}" for one in counts.values())] for step in STEPS]
+    found = [step for step in STEPS if step not in (LONG_DOCUMENTS, LONG_RESULTS) or _any(counts, step)]
+    return ["", *counts], [[step, *(f"{one[step]:,}" for one in counts.values())] for step in found]
+
+
+def _any(counts: Mapping[str, Mapping[str, int]], step: str) -> bool:
+    return any(one[step] for one in counts.values())
 
 
 def precision_table(rows: Sequence[Row], tools: Toolbox) -> Table | None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from zerogate.bases.adapted import load_adapted
+from zerogate.bases.decode import context_length
 from zerogate.bases.load import load_base
 from zerogate.data.jsonl import changed_settings, whole_lines
 from zerogate.data.load import Data
@@ -33,8 +34,18 @@ from zerogate.toolform.evaluate import ask, perplexity
 from zerogate.toolform.learn import demonstrations_data, texts_data
 from zerogate.toolform.positions import Text
 from zerogate.toolform.recipe import ToolformRecipe
-from zerogate.toolform.stages import Row, augment, execute, sample, start_tokens, weigh_calls
-from zerogate.toolform.tasks import read_task
+from zerogate.toolform.stages import (
+    LONG_DOCUMENTS,
+    LONG_RESULTS,
+    Row,
+    augment,
+    execute,
+    funnel,
+    sample,
+    start_tokens,
+    weigh_calls,
+)
+from zerogate.toolform.tasks import read_tasks
 from zerogate.toolform.worlds import WORLDS
 from zerogate.tools.answers import Read
 from zerogate.tools.inline import OPEN
@@ -69,7 +80,7 @@ class Toolform:
         self.recipe, self.console = recipe, console or Console(stderr=True, highlight=False)
         self.folder, self.clock = Path(recipe.output), Clock()
         self.tools = _tools(recipe, self.clock, reader_of)
-        self.tasks = {name: found for one in recipe.evaluate for name, found in read_task(**dict(one)).items()}
+        self.tasks = read_tasks((one.task, one.data, one.limit) for one in recipe.evaluate)
         self._refuse_other()
 
     @cached_property
@@ -101,6 +112,7 @@ class Toolform:
                 shown=proposer is None, seed=self.recipe.seed, temperature=self.recipe.temperature,
                 batch_size=self.recipe.batch_size, progress=progress,
             )  # fmt: skip
+        self._tell_too_long("sampled", LONG_DOCUMENTS, "documents do not fit into the base's context with a call")
 
     def _execute(self) -> None:
         with self._progress("documents") as progress:
@@ -110,6 +122,12 @@ class Toolform:
         model, tokenizer = self._model(self._trained("proposer") if self.recipe.proposer else None)
         with self._progress("documents") as progress:
             weigh_calls(model, tokenizer, self._file("executed"), self._file("filtered"), progress)
+        self._tell_too_long("filtered", LONG_RESULTS, "calls do not fit into the base's context with their results")
+
+    def _tell_too_long(self, name: str, step: str, what: str) -> None:
+        for tool, counts in funnel(whole_lines(self._file(name))).items():
+            if counts[step]:
+                self.console.print(f"[yellow]{tool}: {counts[step]:,} {what}: left out.[/]")
 
     def _merge(self) -> None:
         tokenizer = self._tokenizer
@@ -170,17 +188,32 @@ class Toolform:
                         most_calls=calls, open_top_k=self.recipe.open_top_k,
                         max_new_tokens=self.recipe.max_new_tokens, learned=learned, progress=progress,
                     )  # fmt: skip
+                if long := parts[part]["too_long"]:
+                    self.console.print(f"[yellow]{name}: {long:,} questions of {part} leave no room for an answer.[/]")
             results[name] = {"parts": parts}
             if calls == 0:
-                texts = [Text(start, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in self._others()]
+                opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"]
+                limit = context_length(model)
+                # An opening is tried after all of a text. What does not fit is cut off, for all models alike.
+                room = None if limit is None else limit - len(start) - len(opening)
+                texts = [
+                    Text(start, tokenizer(text, add_special_tokens=False)["input_ids"][:room])
+                    for text in self._others()
+                ]
                 pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-                opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"] if which == "adapter" else None
-                results[name]["perplexity"] = perplexity(model, texts, pad, opening)
+                results[name]["perplexity"] = perplexity(model, texts, pad, opening if which == "adapter" else None)
         write_text(self.folder / "results.json", json.dumps(results, indent=1))
 
     def write_report(self) -> None:
-        """`report.md`, and the same in the terminal."""
-        rows = report.with_places(self._tokenizer, whole_lines(self._file("filtered")))
+        """`report.md`, and the same in the terminal.
+
+        Raises:
+            UserError: no calls have been weighed yet.
+        """
+        file = self._file("filtered")
+        if not file.exists():
+            raise UserError(f"there is nothing to report yet: {file} is made by the stages up to `filter`")
+        rows = report.with_places(self._tokenizer, whole_lines(file))
         report.write(self.folder, self.recipe.title, rows, self.tools, self.console)
 
     def _demonstrations(self) -> Data:

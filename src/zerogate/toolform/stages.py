@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerogate.bases.decode import context_length
 from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
 from zerogate.errors import UserError
 from zerogate.toolform.document import Clock, Document
-from zerogate.toolform.filter import Candidate, weigh
+from zerogate.toolform.filter import WEIGHTS, Candidate, weigh
 from zerogate.toolform.heuristics import makes_sense, worth_asking
 from zerogate.toolform.merge import Kept, merge
 from zerogate.toolform.positions import Text
-from zerogate.toolform.sample import few_shot, propose
+from zerogate.toolform.sample import MOST_TOKENS, few_shot, propose
 from zerogate.tools.inline import OPEN, write_call
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.tool import Tool
@@ -50,7 +51,8 @@ def sample(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> None:
-    """Positions and calls that the model proposes.
+    """Positions and calls that the model proposes. A document that does not fit into the base's context, with what
+    stands before it and a call, is `too_long` for that tool.
 
     Args:
         model, tokenizer: the model that is to learn tools, in eval mode.
@@ -66,23 +68,31 @@ def sample(
         UserError: `target` holds other documents or settings.
     """
     settings = {"seed": seed, "temperature": temperature, "shown": shown, "tools": _described(tools)}
-    start = start_tokens(tokenizer)
+    start, limit = start_tokens(tokenizer), context_length(model)
 
     def work(rows: list[Row]) -> list[Row]:
         done = [
             {**row, "ids": tokenizer(row["text"], add_special_tokens=False)["input_ids"], "tools": {}} for row in rows
         ]
         for name, tool in tools.items():
-            asked = [row for row in done if worth_asking(name, row["text"], row["date"])]
-            texts = [
-                Text([*start, *(_prompt(tokenizer, tool, row["text"]) if shown else [])], row["ids"]) for row in asked
-            ]
+            opening = OPEN if shown else OPEN + name
+            call = len(tokenizer(opening, add_special_tokens=False)["input_ids"]) + MOST_TOKENS
+            asked, texts = [], []
+            for row in done:
+                if not worth_asking(name, row["text"], row["date"]):
+                    continue
+                before = [*start, *(_prompt(tokenizer, tool, row["text"]) if shown else [])]
+                if limit is not None and len(before) + len(row["ids"]) + call > limit:
+                    row["tools"][name] = {"positions": [], "sampled": 0, "calls": [], "too_long": True}
+                    continue
+                asked.append(row)
+                texts.append(Text(before, row["ids"]))
             made = propose(
                 model,
                 tokenizer,
                 tool,
                 texts,
-                opening=OPEN if shown else OPEN + name,
+                opening=opening,
                 seed=seed,
                 temperature=temperature,
                 batch_size=batch_size,
@@ -122,7 +132,7 @@ def execute(
                     call |= {"result": called.result} if called.error is None else {"error": called.error}
         return rows
 
-    _run(_source(source), target, {"tools": _described(tools)}, work, progress)
+    _run(_source(source), target, {"tools": _described(tools)}, work, progress, adds=("result", "error"))
 
 
 def weigh_calls(
@@ -132,7 +142,9 @@ def weigh_calls(
     target: Path,
     progress: Progress | None = None,
 ) -> None:
-    """The losses with and without every call that has a result, and its gain."""
+    """The losses with and without every call that has a result, and its gain. One that does not fit into the base's
+    context, with its result before the text, is `too_long` and has none."""
+    limit, start = context_length(model), start_tokens(tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     def candidate(name: str, call: Row) -> Candidate:
@@ -140,19 +152,31 @@ def weigh_calls(
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (empty, full)]
         return Candidate(call["position"], ids[0], ids[1])
 
+    def fits(one: Candidate, text: list[int]) -> bool:
+        whole = len(start) + len(one.called) + min(one.position + len(WEIGHTS), len(text))
+        return limit is None or whole <= limit
+
     def work(rows: list[Row]) -> list[Row]:
-        calls = [
-            [(name, call) for name, found in row["tools"].items() for call in found["calls"] if "result" in call]
-            for row in rows
-        ]
-        texts = [(row["ids"], [candidate(*one) for one in some]) for row, some in zip(rows, calls, strict=True)]
-        weighed = weigh(model, start_tokens(tokenizer), texts, pad)
-        for some, all_losses in zip(calls, weighed, strict=True):
-            for (_, call), losses in zip(some, all_losses, strict=True):
+        calls: list[list[Row]] = []
+        texts: list[tuple[list[int], list[Candidate]]] = []
+        for row in rows:
+            made = [
+                (call, candidate(name, call))
+                for name, found in row["tools"].items()
+                for call in found["calls"]
+                if "result" in call
+            ]
+            for call, one in made:
+                if not fits(one, row["ids"]):
+                    call["too_long"] = True
+            calls.append([call for call, _ in made if "too_long" not in call])
+            texts.append((row["ids"], [one for call, one in made if "too_long" not in call]))
+        for some, all_losses in zip(calls, weigh(model, start, texts, pad), strict=True):
+            for call, losses in zip(some, all_losses, strict=True):
                 call |= {"losses": [losses.nothing, losses.empty, losses.result], "gain": losses.gain}
         return rows
 
-    _run(_source(source), target, {}, work, progress)
+    _run(_source(source), target, {}, work, progress, adds=("losses", "gain", "too_long"))
 
 
 def augment(tokenizer: PreTrainedTokenizerBase, tools: Toolbox, source: Path, target: Path) -> int:
@@ -190,24 +214,32 @@ def augment(tokenizer: PreTrainedTokenizerBase, tools: Toolbox, source: Path, ta
 
 
 def funnel(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
-    """By tool how many documents were asked about, positions looked at, calls sampled, well formed, executed, and kept
-    at each of `THRESHOLDS`."""
+    """By tool how many documents were worth asking about and how many of them were too long, positions looked at, calls
+    sampled, well formed, executed, of those too long with their results, and kept at each of `THRESHOLDS`."""
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
         for name, found in row["tools"].items():
             one = counts.setdefault(name, dict.fromkeys(STEPS, 0))
             gains = [call["gain"] for call in found["calls"] if "gain" in call]
             one["documents"] += 1
+            one[LONG_DOCUMENTS] += "too_long" in found
             one["positions"] += len(found["positions"])
             one["sampled"] += found["sampled"]
             one["well formed"] += len(found["calls"])
             one["executed"] += sum("result" in call for call in found["calls"])
+            one[LONG_RESULTS] += sum("too_long" in call for call in found["calls"])
             for threshold in THRESHOLDS:
                 one[f"kept at {threshold:g}"] += sum(gain >= threshold for gain in gains)
     return counts
 
 
-STEPS = ("documents", "positions", "sampled", "well formed", "executed", *(f"kept at {t:g}" for t in THRESHOLDS))
+LONG_DOCUMENTS, LONG_RESULTS = "documents too long", "too long with the result"
+"""What does not fit into the base's context."""
+
+STEPS = (
+    *("documents", LONG_DOCUMENTS, "positions", "sampled", "well formed", "executed", LONG_RESULTS),
+    *(f"kept at {t:g}" for t in THRESHOLDS),
+)
 
 
 def _source(file: Path) -> list[Row]:
@@ -222,7 +254,21 @@ def _run(
     settings: dict[str, Any],
     work: Callable[[list[Row]], list[Row]],
     progress: Progress | None,
+    adds: Sequence[str] = (),
 ) -> None:
+    """Go on with a stage, or do it anew where the rows it was made from have changed.
+
+    Args:
+        rows: what it is made from.
+        target: its JSONL file.
+        settings: what else it depends on.
+        work: what it does, some rows at a time.
+        progress: called with documents done and in all.
+        adds: what it writes into the calls of its rows.
+
+    Raises:
+        UserError: `target` holds other documents or settings.
+    """
     beside = target.with_suffix(".settings.json")
     done: list[Row] = []
     if target.exists():
@@ -230,9 +276,14 @@ def _run(
         if changed := changed_settings(old, settings):
             raise UserError(f"{target} was made with other settings ({changed}); delete it, or choose another folder")
         done = whole_lines(target)
-        if [row.get("text") for row in done] != [row["text"] for row in rows[: len(done)]]:
+        if [(row.get("text"), row.get("date")) for row in done] != [
+            (row["text"], row["date"]) for row in rows[: len(done)]
+        ]:
             raise UserError(f"{target} is of other documents; delete it, or choose another folder")
         cut_torn_line(target)
+        if adds and any(_before(old, adds) != row for old, row in zip(done, rows, strict=False)):
+            target.unlink()
+            done = []
     target.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     with target.open("ab") as opened:
@@ -240,6 +291,15 @@ def _run(
             append_lines(opened, work(rows[at : at + AT_ONCE]))
             if progress is not None:
                 progress(min(at + AT_ONCE, len(rows)), len(rows))
+
+
+def _before(row: Row, adds: Sequence[str]) -> Row:
+    """A row as it was before a stage wrote something into its calls."""
+    tools = {
+        name: {**found, "calls": [{k: v for k, v in call.items() if k not in adds} for call in found["calls"]]}
+        for name, found in row["tools"].items()
+    }
+    return {**row, "tools": tools}
 
 
 def _described(tools: Toolbox) -> dict[str, Any]:

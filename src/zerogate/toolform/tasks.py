@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import islice
@@ -62,7 +63,29 @@ def first_number(text: str) -> float | None:
     return None if found is None else float(found[0].replace(",", ""))
 
 
-def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> dict[str, list[Question]]:
+def read_tasks(asked: Iterable[tuple[TaskName, str | None, int]]) -> dict[str, list[Question]]:
+    """The questions of several tasks by the name of the part; files of one name are told apart by their folders.
+
+    Args:
+        asked: of each what `read_task` wants: task, data and limit.
+
+    Raises:
+        UserError: as `read_task`; or two parts have the same name still.
+    """
+    asked, found = list(asked), dict[str, list[Question]]()
+    same = Counter((task, _file_name(data)) for task, data, _ in asked if data is not None)
+    for task, data, limit in asked:
+        alike = data is not None and same[task, _file_name(data)] > 1
+        for name, questions in read_task(task, data, limit, with_folder=alike).items():
+            if name in found:
+                raise UserError(f"evaluate: two tasks are called {name!r}; name each once, and rename one of two files")
+            found[name] = questions
+    return found
+
+
+def read_task(
+    task: TaskName, data: str | None, limit: int, seed: int = 0, with_folder: bool = False
+) -> dict[str, list[Question]]:
     """The questions of a task by the name of the part.
 
     Args:
@@ -72,6 +95,7 @@ def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> di
             answer or answers.
         limit: so many of each part.
         seed: of questions that are made up.
+        with_folder: name the file's folder, too.
 
     Raises:
         UserError: a file that is missing where one is needed, or a row that does not fit.
@@ -88,7 +112,12 @@ def read_task(task: TaskName, data: str | None, limit: int, seed: int = 0) -> di
     found = list(islice(fit, limit))
     if not found:
         raise UserError(f"{data}: no row fits the task {task}; the first has {', '.join(rows[0][1])}")
-    return {f"{task} ({data.rsplit('/', 1)[-1].split('.')[0]})": found}
+    return {f"{task} ({_file_name(data, with_folder)})": found}
+
+
+def _file_name(data: str, with_folder: bool = False) -> str:
+    *folders, name = data.split("/")
+    return " ".join([*(folders[-1:] if with_folder else []), name.split(".")[0]])
 
 
 def dateset(count: int, seed: int = 0) -> list[Question]:

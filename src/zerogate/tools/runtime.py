@@ -8,6 +8,7 @@ the `open_top_k` likeliest continuations, at most `most_calls` times; with 0 cal
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from zerogate.bases.decode import context_length, end_tokens
+from zerogate.errors import UserError
 from zerogate.tools.inline import ARROW, CLOSE, OPEN, safe
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.tool import Called
@@ -48,10 +50,15 @@ class Answer:
 class _Text:
     """The tokens so far, what the model keeps of them, and what it says comes next."""
 
-    def __init__(self, model: Any, prompt: Sequence[int]) -> None:
-        self.model, self.cache, self.length = model, DynamicCache(config=model.config), 0
+    def __init__(self, model: Any, prompt: Sequence[int], limit: int) -> None:
+        self.model, self.cache, self.length, self.limit = model, DynamicCache(config=model.config), 0, limit
         self.new: list[int] = []
         self.logits_V = self._forward(prompt)
+
+    @property
+    def left(self) -> int:
+        """How many tokens the context still holds."""
+        return self.limit - self.length
 
     @torch.no_grad()
     def _forward(self, ids: Sequence[int]) -> Tensor:
@@ -97,14 +104,19 @@ def answer_with_tools(
         most_calls: at most so many; 0 switches tools off.
         choose: picks a token by the logits [V]; the likeliest by default.
         told: hears of each token, and of each call with all its tokens, once they are settled.
+
+    Raises:
+        UserError: the prompt leaves no room for an answer in the base's context.
     """
     told = told or (lambda ids, called: None)
     choose = choose or (lambda logits_V: int(logits_V.argmax()))
     opening = tokenizer(OPEN, add_special_tokens=False)["input_ids"]
     ends = set(end_tokens(model, tokenizer))
-    limit = context_length(model)
-    room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
-    text, answer = _Text(model, prompt), Answer()
+    limit = context_length(model) or sys.maxsize
+    if len(prompt) >= limit:
+        raise UserError(f"a prompt has {len(prompt)} tokens, and the base has room for {limit}, its answer included")
+    text, answer = _Text(model, prompt, limit), Answer()
+    room = min(max_new_tokens, text.left)
     while len(text.new) < room:
         if len(answer.calls) < most_calls and _opens(text, opening, open_top_k):
             begun = len(text.new) - len(opening)
@@ -124,6 +136,8 @@ def answer_with_tools(
 
 def _opens(text: _Text, opening: Sequence[int], top_k: int) -> bool:
     """Opens a call if each token of the opening is among the likeliest at its place; else leaves the text as it was."""
+    if len(opening) > text.left:
+        return False
     before = text.logits_V
     for done, token in enumerate(opening):
         if token not in text.logits_V.topk(min(top_k, len(text.logits_V))).indices:
@@ -153,7 +167,8 @@ def _call(
     room: int,
     opened: int,
 ) -> Called:
-    """From the opening to the closing bracket: the model writes the call, the tool its result."""
+    """From the opening to the closing bracket: the model writes the call, the tool its result, of which the text gets
+    what the context still holds."""
     start = len(text.new) - opened
     while True:
         said = tokenizer.decode(text.new[start:], skip_special_tokens=True)
@@ -171,5 +186,10 @@ def _call(
     else:
         called = tools.call(found["name"].strip(), found["input"].strip())
     result = safe(called.result)
-    text.add(tokenizer(f" {result}{CLOSE}" if result else CLOSE, add_special_tokens=False)["input_ids"])
+    ids = tokenizer(f" {result}{CLOSE}" if result else CLOSE, add_special_tokens=False)["input_ids"]
+    if len(ids) > text.left:
+        closing = tokenizer(CLOSE, add_special_tokens=False)["input_ids"]
+        ids = [*ids[: max(text.left - len(closing), 0)], *closing][: text.left]
+    if ids:
+        text.add(ids)
     return called
