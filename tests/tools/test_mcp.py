@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mcp import Client, StdioServerParameters
 
 from zerogate.errors import UserError
 from zerogate.tools.mcp_client import remote_tools
+from zerogate.tools.named import known_words, named_tools
 
 COMMAND = [sys.executable, "-m", "zerogate.cli.main", "mcp", "--tools", "calculator,calendar"]
 
@@ -109,6 +111,84 @@ from zerogate.tools.named import named_tools
 tools = named_tools(sys.argv[1:])
 print(*tools, tools.call("jars", {"crates": 12}).result)
 """
+
+
+PAGED = """
+import anyio
+from mcp import types
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+
+async def list_tools(context, params):
+    page = int(params.cursor) if params is not None and params.cursor else 0
+    tools = [types.Tool(name=f"tool_{page}_{n}", input_schema={"type": "object", "properties": {}}) for n in range(2)]
+    return types.ListToolsResult(tools=tools, next_cursor=str(page + 1) if page < 2 else None)
+
+async def call_tool(context, params):
+    return types.CallToolResult(content=[types.TextContent(type="text", text=f"this is {params.name}")])
+
+async def run():
+    server = Server("pages", on_list_tools=list_tools, on_call_tool=call_tool)
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+anyio.run(run)
+"""
+
+
+def test_tools_are_listed_to_the_last_page() -> None:
+    with remote_tools([sys.executable, "-c", PAGED]) as tools:
+        assert [tool.name for tool in tools] == [f"tool_{page}_{n}" for page in range(3) for n in range(2)]
+        assert tools[-1].call("").result == "this is tool_2_1"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("mcp=true", r"true does not answer as an MCP server \(Connection closed\): give the URL of one, or a command"),
+        ("mcp=cat", r"cat does not answer as an MCP server \(Method not found\)"),
+        ("mcp=echo 'two words'", "echo 'two words' does not answer as an MCP server"),
+        ("mcp=", r"no MCP server is named: give its URL, or the command that starts it \(mcp=URL, mcp=COMMAND\)"),
+        ("mcp='open", "mcp='open: the command cannot be read: No closing quotation"),
+    ],
+)
+def test_what_is_no_server_is_said_so(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        named_tools([word])
+
+
+TOOLLESS = """
+import anyio
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+
+async def run():
+    server = Server("no tools")
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+anyio.run(run)
+"""
+
+
+def test_a_server_without_tools_is_said_to_be_none() -> None:
+    server = remote_tools([sys.executable, "-c", TOOLLESS])
+    with pytest.raises(UserError, match=r"does not answer as an MCP server \(Method not found\)"), server:
+        pass
+
+
+def test_an_error_of_the_users_own_is_not_taken_for_the_servers() -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), remote_tools([sys.executable, "-c", PAGED]):
+        raise FileNotFoundError("mine")
+
+
+def test_the_help_names_every_tool() -> None:
+    command = [*COMMAND[:-2], "--help"]
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "250"}
+    ).stdout
+    assert [word for word in known_words() if word.split("=")[0] not in said] == []
+    assert "qa=DOCUMENTS@MODEL" in said and "translate=MODEL" in said and "mcp=URL" in said
 
 
 def test_a_mistake_is_said_before_anything_is_served() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -43,10 +45,27 @@ def test_tools_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"facts={tmp_path}/my_own_tools.py", "facts=.*Expecting value"),
         ("my_own_tools:x", "my_own_tools:x is a int, not a tool"),
         ("my_own_tools:y", "cannot be imported"),
+        (":x", ":x names no tool: expected MODULE:TOOL"),
+        ("my_own_tools:", "my_own_tools: names no tool"),
+        ("./my_own_tools:twice", "names no tool: expected MODULE:TOOL, such as mytools:weather"),
         ("calculator,calculator", "two tools are called 'Calculator'"),
     ]:
         with pytest.raises(UserError, match=message):
             named_tools([word])
+
+
+def test_a_module_of_the_working_folder_is_found_by_the_command(tmp_path: Path) -> None:
+    """A console script has its own folder in `sys.path`, not the one where it is called."""
+    (tmp_path / "help_of_mine.py").write_text("GREETING = 'hello'\n")
+    lines = ["import help_of_mine", "from zerogate.tools.functions import tool", "@tool", "def greet() -> str:"]
+    (tmp_path / "tools_of_mine.py").write_text("\n".join([*lines, "    return help_of_mine.GREETING", ""]))
+    lines = ["from zerogate.tools.named import named_tools", "import sys", "before = list(sys.path)"]
+    lines += ["print(named_tools(['tools_of_mine:greet']).call('greet', '').result, sys.path == before)"]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "script.py").write_text("\n".join(lines))
+    command = [sys.executable, str(tmp_path / "bin" / "script.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["hello", "True"], done.stderr
 
 
 def test_descriptions_are_openais() -> None:

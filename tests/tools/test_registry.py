@@ -89,6 +89,41 @@ def test_a_function_becomes_a_tool_with_a_schema() -> None:
     assert double.name == "Twice" and double.call("ab").result == "abab"
 
 
+def test_a_text_is_the_value_of_the_only_parameter() -> None:
+    @tool
+    def square(n: int) -> str:
+        return str(n * n)
+
+    @tool
+    def total(numbers: list[float]) -> str:
+        return f"{sum(numbers):g}"
+
+    @tool
+    def opposite(given: bool) -> str:
+        return str(not given)
+
+    assert [square.call(text).result for text in ("12", " -3 ", '{"n": 4}')] == ["144", "9", "16"]
+    assert square.call("twelve").error == "square takes n, as JSON of type integer"
+    assert square.call("1.5").error == "square: n is to be of type integer, not float"
+    assert square.call('{"m": 4}').error == "square needs n"
+    assert total.call("[1, 2.5]").result == "3.5" and opposite.call("true").result == "False"
+    for one, given in ((square, "12"), (total, '{"numbers": [1, 2]}'), (opposite, "true")):
+        (found,) = find_calls(write_called(one, one.call(given)), [one.name])
+        assert found.input == {"square": "12", "total": "(1, 2)", "opposite": "true"}[one.name]
+
+
+def test_a_schema_may_allow_several_types() -> None:
+    """As servers of other languages describe what may be left out."""
+
+    def made(*kinds: str) -> Tool:
+        return Tool("show", "", lambda x: f"{x!r}", {"type": "object", "properties": {"x": {"type": list(kinds)}}})
+
+    number = made("integer", "null")
+    assert number.call("3").result == "3" and number.call({"x": None}).result == "None"
+    assert number.call({"x": "3"}).error == "show: x is to be of type integer or null, not str"
+    assert made("string", "null").call("null").result == "'null'"
+
+
 def test_a_function_that_cannot_be_a_tool_is_refused() -> None:
     def untyped(x) -> str:  # type: ignore[no-untyped-def]
         return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from zerogate.errors import UserError
 from zerogate.tools.answers import facts, reader
 from zerogate.tools.search import ENGINES, open_engine, read_documents, search
-from zerogate.tools.search.documents import cut
+from zerogate.tools.search.documents import WORDS, cut
 
 TEXTS = {
     "Grey_owl": "The grey owl lives in the old tower of Brenna.\n\nIt hunts mice at night.",
@@ -52,6 +54,34 @@ def test_the_passage_that_fits_best_is_found(kind: str, notes: Path, tmp_path: P
     assert "[Find(" in search(engine, "Find").examples[0]
 
 
+OTHERS = {
+    "Vietnamese": "Ti\u1ebfng Vi\u1ec7t l\u00e0 ng\u00f4n ng\u1eef c\u1ee7a ng\u01b0\u1eddi Vi\u1ec7t Nam.",
+    "Ph\u1edf": "M\u1ed9t m\u00f3n \u0103n.",
+    "Korean": "\ud55c\uad6d\uc5b4\ub294 \ud55c\uad6d\uc758 \uc5b8\uc5b4\uc774\ub2e4",
+    "Japanese": "\u304c\u3063\u3053\u3046 \u3078 \u3044\u304d\u307e\u3059",
+    "Hindi": "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
+    "Polish": "\u0141\u00f3d\u017a to miasto",
+    "Ligatures": "Many \ufb01sh in x\u00b2 of water",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("Vi\u1ec7t", "Vietnamese"), ("ng\u00f4n ng\u1eef", "Vietnamese"), ("viet", "Vietnamese"),
+        ("PH\u1ede", "Ph\u1edf"),
+        ("\ud55c\uad6d\uc5b4\ub294", "Korean"), ("\u304c\u3063\u3053\u3046", "Japanese"),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "Hindi"),
+        ("\u0142\u00f3d\u017a", "Polish"), ("\ufb01sh", "Ligatures"), ("fish", "Ligatures"), ("x\u00b2", "Ligatures"),
+    ],
+)  # fmt: skip
+def test_words_of_any_script_are_found(kind: str, tmp_path: Path, query: str, title: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"title": name, "text": text}) + "\n" for name, text in OTHERS.items()))
+    found = open_engine(kind, rows, tmp_path / "a #folder%20?").search(query, 9)
+    assert [(passage.title, passage.text) for passage, _ in found] == [(title, OTHERS[title])], "as they were written"
+
+
 QUERIES = [
     "", "   ", "???", "zzyzx", '"', "owl AND", "NEAR(owl, 5", "title: *", "owl*", "c++", "a-b", "-owl", "^owl", "{owl}",
     "'; DROP TABLE passages; --", "owl OR 1=1", "\x00owl\x00", "[Search(owl) -> x]", "owl " * 5000, "\U0001f989", "(((",
@@ -77,6 +107,19 @@ def test_an_index_is_kept_until_the_documents_change(kind: str, notes: Path, tmp
     engine = open_engine(kind, notes, indexes)
     assert engine.search("newt", 1)[0][0].title == "Newt"
     assert len(list(indexes.iterdir())) == 2
+
+
+def test_an_index_of_raw_text_is_not_opened(notes: Path, tmp_path: Path) -> None:
+    """As `fts5` was first kept: without the normalised words, under a name of its own."""
+    digest = hashlib.sha256(f"passages of {WORDS} words, {notes.resolve()}".encode())
+    for file in sorted(notes.rglob("*")):
+        digest.update(f"\n{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    old = tmp_path / "indexes" / f"fts5-{digest.hexdigest()[:16]}"
+    old.mkdir(parents=True)
+    with sqlite3.connect(old / "passages.sqlite") as connection:
+        connection.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text)")
+    connection.close()
+    assert open_engine("fts5", notes, tmp_path / "indexes").search("owl", 1)
 
 
 def test_several_threads_may_ask(kind: str, notes: Path, tmp_path: Path) -> None:

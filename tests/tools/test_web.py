@@ -47,6 +47,18 @@ def test_the_input_is_a_part_of_the_address_and_nothing_more(address: str) -> No
     assert hostile.result.endswith("&lang=en")
 
 
+def test_no_input_leaves_its_folder(address: str) -> None:
+    tool = web("Ask", "Asks.", address + "/users/{input}/public")
+    for given in (".", ".."):
+        assert tool.call(given).error == f"'{given}' cannot be a part of a path: 127.0.0.1 is not asked"
+    assert tool.call("...").result == "/users/.../public" and tool.call("a..b").result == "/users/a..b/public"
+    assert tool.call("../..").result == "/users/..%2F../public"
+    assert tool.call("%2e%2e").result == "/users/%252e%252e/public"
+    half = web("Ask", "Asks.", address + "/files/.{input}?q={input}")
+    assert "cannot be a part" in (half.call(".").error or "") and half.call("..").result == "/files/...?q=.."
+    assert web("Ask", "Asks.", address + "/ask?q={input}").call("..").result == "/ask?q=.."
+
+
 def test_answers_are_bounded_and_redirections_are_not_followed(address: str) -> None:
     def ask(path: str, **settings: Any) -> str | None:
         return web("Ask", "Asks.", address + path + "?{input}", **settings).call("x").error

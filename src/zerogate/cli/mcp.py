@@ -23,7 +23,9 @@ def mcp(
     tools: Annotated[
         list[str],
         typer.Option(
-            metavar="TOOL", help="calculator, calendar, search=DOCUMENTS, bm25=DOCUMENTS, facts=FILE, MODULE:TOOL."
+            metavar="TOOL",
+            help="calculator, calendar, search=DOCUMENTS, bm25=DOCUMENTS, facts=FILE, qa=DOCUMENTS@MODEL, "
+            "translate=MODEL, mcp=URL, mcp=COMMAND, MODULE:TOOL.",
         ),
     ],
 ) -> None:

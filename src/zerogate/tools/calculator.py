@@ -57,7 +57,10 @@ def calculate(expression: str) -> str:
     except Overflow as error:
         raise ToolError("the result is too large") from error
     if parser.at < len(parser.tokens):
-        raise ToolError(f"{parser.tokens[parser.at]!r} is not expected there")
+        token = parser.tokens[parser.at]
+        hint = "" if token == ")" else ": a sign is missing before it"
+        shown = token if isinstance(token, str) else f"{token:f}"
+        raise ToolError(f"'{shown}' is not expected there{hint}")
     return _shown(value)
 
 

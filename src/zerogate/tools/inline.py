@@ -63,10 +63,11 @@ def write_call(name: str, given: str, result: str | None = None) -> str:
 
 
 def write_called(tool: Tool, called: Called) -> str:
-    """A call that was made, with its result: one text as it is, several arguments as a JSON object."""
+    """A call that was made, with its result: one text as it is, another value or several arguments as JSON."""
     values = called.arguments
     one = len(tool.parameters.get("properties", {})) <= 1
-    given = str(next(iter(values.values()), "")) if one else json.dumps(values, ensure_ascii=False)
+    shown = next(iter(values.values()), "") if one else values
+    given = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return write_call(called.name, given, called.result)
 
 

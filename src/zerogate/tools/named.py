@@ -7,7 +7,9 @@ import atexit
 import difflib
 import importlib.util
 import json
+import logging
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import date
@@ -75,7 +77,11 @@ def _remote(server: str) -> list[Tool]:
         raise UserError("mcp= needs the MCP SDK: pip install 'zerogate[tools]'")
     from zerogate.tools.mcp_client import remote_tools
 
-    address = server if server.startswith(("http://", "https://")) else shlex.split(server)
+    try:
+        address = server if server.startswith(("http://", "https://")) else shlex.split(server)
+    except ValueError as error:
+        raise UserError(f"mcp={server}: the command cannot be read: {error}") from error
+    logging.getLogger("mcp").addHandler(logging.NullHandler())  # a server's stray lines are not shown as tracebacks
     connection = ExitStack()
     found = connection.enter_context(remote_tools(address))
     atexit.register(connection.close)
@@ -113,10 +119,16 @@ def _reader(documents: str, model: str, reader_of: Callable[[str], Read] | None)
 
 
 def _own(module: str, name: str) -> Tool:
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UserError(f"{module}:{name} names no tool: expected MODULE:TOOL, such as mytools:weather")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as `python -m` has it; a console script has its own folder there instead
     try:
         found: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"the tool {module}:{name} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(folder)
     if not isinstance(found, Tool):
         raise UserError(
             f"{module}:{name} is a {type(found).__name__}, not a tool: put @zerogate.tools.functions.tool on it"

@@ -18,7 +18,8 @@ TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required
 """The schema of a tool that takes one text."""
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,), "object": (dict,)
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
+    "array": (list,), "object": (dict,), "null": (type(None),),
 }  # fmt: skip
 
 
@@ -120,10 +121,10 @@ class Tool:
         if strange := [name for name in given if name not in properties]:
             raise ToolError(f"{self.name} takes {', '.join(properties) or 'nothing'}, not {strange[0]!r}")
         for name, value in given.items():
-            kind = properties[name].get("type")
-            wrong_bool = isinstance(value, bool) and kind in ("integer", "number")
-            if kind in _KINDS and (wrong_bool or not isinstance(value, _KINDS[kind])):
-                raise ToolError(f"{self.name}: {name} is to be of type {kind}, not {type(value).__name__}")
+            kinds = _kinds(properties[name])
+            if kinds and not any(_fits(value, kind) for kind in kinds):
+                wanted = " or ".join(kinds)
+                raise ToolError(f"{self.name}: {name} is to be of type {wanted}, not {type(value).__name__}")
             if (allowed := properties[name].get("enum")) is not None and value not in allowed:
                 raise ToolError(f"{self.name}: {name} is one of {', '.join(map(str, allowed))}")
         return dict(given)
@@ -132,15 +133,21 @@ class Tool:
         text = text.strip()
         if not text and not self.parameters.get("required"):
             return {}
-        if len(properties) == 1 and next(iter(properties.values())).get("type", "string") == "string":
-            return {next(iter(properties)): text}
+        only = next(iter(properties)) if len(properties) == 1 else None
+        kinds = _kinds(properties[only]) if only is not None else []
+        if only is not None and ("string" in kinds or not kinds):
+            return {only: text}
+        form = "a JSON object" if only is None else f"JSON of type {' or '.join(kinds)}"
+        wanted = f"{self.name} takes {', '.join(properties) or 'nothing'}, as {form}"
         try:
             found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise ToolError(f"{self.name} takes {', '.join(properties) or 'nothing'}, as a JSON object")
-        return found
+        except (ValueError, RecursionError) as error:
+            raise ToolError(wanted) from error
+        if isinstance(found, dict):
+            return found
+        if only is None:
+            raise ToolError(wanted)
+        return {only: found}
 
     def call(self, given: str | Mapping[str, Any]) -> Called:
         """Run it. Nothing that happens inside gets out but as the record's `error`."""
@@ -160,6 +167,18 @@ class Tool:
         text = clean(str(found))
         limit = self.limits.output_characters
         return record(text if len(text) <= limit else text[:limit].rstrip(), cut=len(text) > limit)
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[str]:
+    """The types that a JSON schema allows; none where it does not say."""
+    kind = schema.get("type", [])
+    return kind if isinstance(kind, list) else [kind]
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) and kind in ("integer", "number"):
+        return False
+    return kind not in _KINDS or isinstance(value, _KINDS[kind])
 
 
 def clean(text: str) -> str:

@@ -48,9 +48,14 @@ def web(
         raise ValueError(f"url needs {{input}} in its path or query, and none in its host: {url!r}")
     limits = limits or Limits(seconds=10.0)
     opener = build_opener(_Stay)
+    segments = [segment for segment in parts.path.split("/") if "{input}" in segment]
 
     def run(input: str) -> str:
-        request = Request(url.replace("{input}", quote(input, safe="")), headers=dict(headers or {}))
+        given = quote(input, safe="")
+        # Quoting leaves dots as they are, and to a server these segments are folders to stay in or to leave.
+        if any(segment.replace("{input}", given) in (".", "..") for segment in segments):
+            raise ToolError(f"{input!r} cannot be a part of a path: {parts.hostname} is not asked")
+        request = Request(url.replace("{input}", given), headers=dict(headers or {}))
         try:
             with opener.open(request, timeout=limits.seconds) as response:
                 data = response.read(_MOST_BYTES + 1)

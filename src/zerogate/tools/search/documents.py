@@ -70,7 +70,7 @@ def fingerprint(path: str | Path) -> str:
     """What an index goes by: names, sizes and times of the files. 16 hexadecimal digits."""
     path = Path(path).expanduser()
     files: Iterable[Path] = [path] if path.is_file() else sorted(path.rglob("*"))
-    digest = hashlib.sha256(f"passages of {WORDS} words, {path.resolve()}".encode())
+    digest = hashlib.sha256(f"plain words, passages of {WORDS} words, {path.resolve()}".encode())
     for file in files:
         if file.is_file():
             state = file.stat()

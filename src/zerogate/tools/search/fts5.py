@@ -1,4 +1,7 @@
-"""SQLite's full-text search: an index of any size that stays on disk, ranked by BM25, with stems of English words."""
+"""SQLite's full-text search: an index of any size that stays on disk, ranked by BM25, with stems of English words.
+
+What is indexed are `words_of` a text, as in a query; the text itself stands beside them, to be shown.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,13 @@ class Fts5:
         """Write an index."""
         connection = sqlite3.connect(folder / _FILE)
         with connection:
-            connection.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, tokenize='porter unicode61')")
-            connection.executemany("INSERT INTO passages VALUES (?, ?)", ((p.title, p.text) for p in passages))
+            # `words_of` has found the words, in any script: the tokenizer has only to part them at spaces.
+            connection.execute(
+                "CREATE VIRTUAL TABLE passages USING fts5(title_words, text_words, title UNINDEXED, text UNINDEXED, "
+                "tokenize='porter ascii')"
+            )
+            rows = ((" ".join(words_of(p.title)), " ".join(words_of(p.text)), p.title, p.text) for p in passages)
+            connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?)", rows)
             connection.execute("INSERT INTO passages(passages) VALUES ('optimize')")
         connection.close()
 
@@ -40,7 +48,7 @@ class Fts5:
         if not words:
             return []
         asked = " OR ".join(f'"{word}"' for word in words)  # quoted, so AND, NEAR, * and : are words like others
-        connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro", uri=True)
         try:
             rows = connection.execute(
                 "SELECT title, text, bm25(passages, 2.0, 1.0) AS score FROM passages WHERE passages MATCH ? "
