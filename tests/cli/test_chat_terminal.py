@@ -146,6 +146,36 @@ def test_ctrl_d_leaves(terminal: Terminal) -> None:
     assert terminal.ends() == 0
 
 
+def test_slips_of_the_keyboard_end_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    lines = [
+        '/params stop="it',
+        "/params seed=99999999999999999999",
+        "/save .",
+        "/save /",
+        "/save ~nobody-of-that-name/talk.json",
+        "/image ~nobody-of-that-name/a.png",
+        "/params seed=5",
+    ]
+    done = run_command(
+        "chat",
+        "--base",
+        folders["base"],
+        stdin="".join(line + "\n" for line in lines),
+        env={"XDG_STATE_HOME": str(tmp_path), "COLUMNS": "100"},
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    said = " ".join(done.stdout.split())
+    for part in (
+        "has no partner",
+        "seed is 99999999999999999999",
+        ". is a folder",
+        "/ is a folder",
+        "such user",
+        "seed=5",
+    ):
+        assert part in said, said
+
+
 def test_from_a_pipe(folders: dict[str, Path], tmp_path: Path) -> None:
     lines = [
         "/params max_new_tokens=6 temperature=0",

@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny_base import make_base
 
 from zerogate.comparison import compare, load_comparison
+from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import cell_recipe, final_cells, sweep_cells
 from zerogate.comparison.run import report
 from zerogate.errors import UserError
@@ -182,6 +183,20 @@ def test_a_rate_that_diverges_is_a_result(tmp_path: Path, base: Path) -> None:
     assert "became" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_a_method_whose_rates_all_diverge_stops_no_other(tmp_path: Path, base: Path) -> None:
+    rates = {"full": [1e29, 1e30], "LoRA": [0.01]}
+    methods = [
+        {"name": name, "adapter": {"method": name.lower()}, "learning_rates": found} for name, found in rates.items()
+    ]
+    train = {"steps": 4, "batch_size": 4, "max_grad_norm": None, "log_every": 1}
+    file = write(tmp_path, base, methods=methods, train=train, sweep={"steps": 3}, base_alone=False)
+    made = compare(load_comparison(file), console=QUIET)
+    full, lora = made.rows[str(base)]
+    assert full.failed is not None and full.tried == {1e29: None, 1e30: None}
+    assert lora.failed is None and "exact_match" in lora.accuracy
+    assert report(load_comparison(file)).table() == made.table()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -254,6 +269,32 @@ def test_questions_that_training_sees_are_refused_unless_allowed(tmp_path: Path,
     file = write(tmp_path, base, tasks=[{**task, "allow_leak": True}], **change)
     row = compare(load_comparison(file), console=QUIET).rows[str(base)][0]
     assert row.questions == {"addsub (AddSub_test)": 3}
+
+
+def test_exact_match_questions_that_training_sees_are_refused_too(tmp_path: Path, base: Path) -> None:
+    learned = {"path": str(tmp_path / "where.jsonl"), "held_out": 8}
+    unseen = tmp_path / "unseen.jsonl"
+    unseen.write_text(json.dumps({"instruction": "What is the capital of France?", "output": "Paris."}) + "\n")
+
+    def check(task: dict[str, Any], **change: Any) -> list[str]:
+        comparison = load_comparison(write(tmp_path, base, tasks=[{"task": "exact_match", **task}], **change))
+        return check_tasks(comparison, comparison.methods)
+
+    with pytest.raises(UserError, match=r"^exact_match \(where\): .*also stand .*allow_leak: true in the recipe"):
+        check({"data": learned["path"]})
+    assert check({"data": learned["path"], "allow_leak": True}) == check({"data": str(unseen)}) == check({}) == []
+    # A method's own data is compared, too.
+    adapter = {"method": "lora", "r": 2}
+    methods = [{"name": "more", "adapter": adapter, "learning_rates": [0.1], "data": {"path": learned["path"]}}]
+    others = {"path": str(unseen), "held_out": None}
+    with pytest.raises(UserError, match=r"^method 'more': exact_match"):
+        check({"data": learned["path"]}, methods=methods, data=others)
+    # Held-out records that the rest of the file repeats are told.
+    twice = tmp_path / "twice.jsonl"
+    write(tmp_path, base)
+    twice.write_text((tmp_path / "where.jsonl").read_text() * 2)
+    (line,) = check({}, data={"path": str(twice), "held_out": 8})
+    assert line.startswith("exact_match: leak: the training part also has")
 
 
 def test_reports_and_names_that_are_not_there(tmp_path: Path, base: Path) -> None:

@@ -120,6 +120,21 @@ def test_no_advice_from_one_method_or_from_failures(tmp_path: Path) -> None:
     assert recommend([], [TASK]) is None
 
 
+def test_why_a_run_failed_is_told_in_a_whole_sentence_and_other_seeds_are_shown(tmp_path: Path) -> None:
+    failed = result("A", 0, None, failed="the loss became nan at step 3, learning rate 0.1, in the rows 1. And so")
+    for finals in ([failed, result("A", 1, 0.5)], [result("A", 1, 0.5), failed]):
+        headings, (line,) = cells(rows(tmp_path, finals).every_row)
+        assert line[headings.index("failed")] == "the loss became nan at step 3, learning rate 0.1, in the rows 1"
+        assert line[headings.index(TASK)] == "50.0%"
+
+
+def test_names_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    adapter = {"method": "lora"}
+    with pytest.raises(ValueError, match="the methods 'LoRA r=3' and 'LoRA, r=3' would share a folder"):
+        comparison(tmp_path, methods=[{"name": n, "adapter": adapter} for n in ("LoRA r=3", "LoRA, r=3")])
+    assert comparison("~/x").output == str(Path.home() / "x")  # type: ignore[arg-type]
+
+
 def test_the_best_rate_is_that_of_lower_loss_of_equals_then_the_lower_and_never_a_failure() -> None:
     swept = [
         result("A", 0, 0.5, rate=0.03),

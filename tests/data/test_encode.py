@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from zerogate.data import DataSection, Record, Turn, alpaca_prompt, encode_records, load_data, prompt_ids
+from zerogate.data.formats import to_records
 from zerogate.errors import UserError
 
 IGNORE = -100
@@ -82,6 +83,38 @@ def test_system_turn_takes_the_place_of_the_opening_sentence(tokenizer: PreTrain
     assert tokenizer.decode(ids).startswith("<s>Be a fox.\n\n### Instruction:\nHi")
 
 
+def test_no_system_turn_is_lost(tokenizer: PreTrainedTokenizerFast) -> None:
+    opened = (Turn("system", "Be a fox."), Turn("assistant", "Yip"), Turn("user", "Hi"), Turn("assistant", "Yap"))
+    ids, labels = one(Record(1, opened, tools=({"name": "f"},)), tokenizer)
+    text = tokenizer.decode(ids)
+    assert text.startswith("<s>Be a fox.\n\n### Response:Yip</s>\n\n### Instruction:\nHi")
+    assert 'Tools:\n{"name": "f"}' in text
+    assert [tokenizer.decode(run) for run in learned_runs(ids, labels)] == ["Yip</s>", "Yap</s>"]
+    turns = (
+        Turn("system", "Be a fox."), Turn("system", "Be short."), Turn("user", "Hi"), Turn("assistant", "Yip"),
+        Turn("system", "Be an owl."), Turn("user", "Hi"), Turn("system", "Now."), Turn("assistant", "Hoo"),
+    )  # fmt: skip
+    ids, labels = one(Record(1, turns), tokenizer)
+    assert tokenizer.decode(ids) == (
+        "<s>Be a fox.\n\nBe short.\n\n### Instruction:\nHi\n\n### Response:Yip</s>"
+        "\n\nBe an owl.\n\n### Instruction:\nHi\n\n### Response:\n\nNow.\n\n### Response:Hoo</s>"
+    )
+    assert [tokenizer.decode(run) for run in learned_runs(ids, labels)] == ["Yip</s>", "Hoo</s>"]
+    asked = prompt_ids(turns[:-1], "alpaca", tokenizer)
+    assert ids[: len(asked)] == asked
+
+
+def test_plain_text_has_inputs_and_tools(tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = (Turn("user", "Add.", input="1 2"), Turn("assistant", "3"))
+    for tools, opening in (((), ""), (({"name": "add"},), 'Tools:\n{"name": "add"}\n\n')):
+        ids, labels = one(Record(1, turns, tools=tools), tokenizer, "plain")
+        asked = prompt_ids(turns[:1], "plain", tokenizer, tools)
+        assert ids[: len(asked)] == asked and ids.count(tokenizer.bos_token_id) == 1
+        assert tokenizer.decode(asked).endswith(f"{opening}Add.\n1 2")
+        assert labels == [IGNORE] * len(asked) + [*tokenizer("3", add_special_tokens=False).input_ids, ids[-1]]
+        assert ids[-1] == tokenizer.eos_token_id
+
+
 def test_an_answerless_turn_at_the_end_is_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = (Turn("user", "Hi"), Turn("assistant", "Yo"), Turn("user", "Anyone?"))
     assert one(Record(1, turns), tokenizer, "plain") == one(Record(1, turns[:2]), tokenizer, "plain")
@@ -139,6 +172,36 @@ def test_tool_calls_are_learned_and_observations_read(
     ids, labels = one(record, chat_tokenizer, "chat")
     runs = [chat_tokenizer.decode(run) for run in learned_runs(ids, labels)]
     assert runs == ['{"name": "add", "arguments": {"a": 1}}<|im_end|>', "Two.<|im_end|>"]
+
+
+def test_text_and_calls_of_a_turn_are_both_learned(
+    tokenizer: PreTrainedTokenizerFast, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    call = {"name": "add", "arguments": {"a": 1}}
+    message = {"role": "assistant", "content": "Let me add.", "tool_calls": [{"function": call}]}
+    row = {"messages": [{"role": "user", "content": "1+1?"}, message]}
+    (record,) = to_records([(1, row)], "messages", "x")
+    ids, labels = one(record, tokenizer)
+    assert [tokenizer.decode(run) for run in learned_runs(ids, labels)] == [
+        'Let me add.\n{"name": "add", "arguments": {"a": 1}}</s>'
+    ]
+    chat_tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}CALL {{ c.function.name }}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    ids, labels = one(record, chat_tokenizer, "chat")
+    assert [chat_tokenizer.decode(run) for run in learned_runs(ids, labels)] == ["Let me add.CALL add<|im_end|>"]
+
+
+def test_a_null_answer_is_dropped_where_nothing_to_learn_says_so(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"instruction": "a", "output": null}\n{"instruction": "c", "output": "d"}\n')
+    assert load_data(DataSection(path=str(file), nothing_to_learn="drop"), tokenizer).train.rows == [2]
+    with pytest.raises(UserError, match="1 rows have nothing to learn"):
+        load_data(DataSection(path=str(file)), tokenizer)
 
 
 def test_chat_template_that_is_missing_or_refuses(

@@ -41,7 +41,19 @@ def test_unknown_fields() -> None:
         ("sharegpt", {"conversations": [{"from": "cat", "value": "a"}]}, "unknown speaker 'cat'"),
         ("sharegpt", {"conversations": []}, "at least one"),
         ("sharegpt", {"conversations": [{"from": "function_call", "value": "{oops"}]}, "malformed JSON"),
+        ("sharegpt", {"conversations": {"from": "human"}}, "row 3: the field 'conversations' must be a list"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "only text parts"),
+        ("messages", {"messages": [{"role": "assistant", "tool_calls": ["f"]}]}, "row 3: a tool call needs a name"),
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "tool_calls": {"name": "f"}}]},
+            "'tool_calls' holds dict",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": "a"}], "tools": ["f"]},
+            "'tools' must be a list of",
+        ),
     ],
 )
 def test_bad_rows_are_refused_by_number(name: str, row: dict, message: str) -> None:
@@ -64,6 +76,32 @@ def test_openai_tool_calls() -> None:
     assert json.loads(record.turns[1].content) == {"name": "add", "arguments": {"a": 1}}
     assert [turn.role for turn in record.turns] == ["user", "assistant", "tool", "assistant"]
     assert record.turns[3].content == "Two."
+
+
+def test_text_beside_calls_is_kept() -> None:
+    call = {"name": "add", "arguments": {"a": 1}}
+    asked = {"role": "user", "content": "1+1?"}
+    for field in ({"tool_calls": [{"function": call}]}, {"function_call": call | {"arguments": '{"a": 1}'}}):
+        row = {"messages": [asked, {"role": "assistant", "content": "Let me add.", **field}], "tools": {"name": "add"}}
+        (record,) = to_records([(1, row)], "messages", "x")
+        turn = record.turns[1]
+        assert (turn.spoken, turn.tool_calls) == ("Let me add.", (call,))
+        assert turn.content == f"Let me add.\n{json.dumps(call)}"
+        assert record.tools == ({"name": "add"},)
+
+
+def test_the_layout_of_turns_that_are_no_list_is_told_with_the_row() -> None:
+    for turns in ({"from": "human"}, ["a", "b"], None, []):
+        assert detect_format({"conversations": turns}) == "sharegpt"
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("alpaca", {"instruction": "Hi", "output": None}), ("prompt_completion", {"prompt": "Hi", "completion": None})],
+)
+def test_a_null_answer_is_an_empty_one(name: str, row: dict) -> None:
+    (record,) = to_records([(1, row)], name, "x")
+    assert record.turns[1] == Turn("assistant", "")
 
 
 def test_real_tool_call_file(real_data: Callable[[str], Path]) -> None:

@@ -159,6 +159,34 @@ def test_bad_input(engine: Engine, source: Path, text: str, says: str) -> None:
     assert not (source.parent / "out.jsonl").exists()
 
 
+def test_half_characters_are_written_as_question_marks(engine: Engine, source: Path) -> None:
+    """JSON can spell a lone surrogate; what was answered before it is not lost, and a second run goes on after it."""
+    rows = [
+        {"prompt": "Hi."},
+        {"prompt": "Who \ud83d?", "note \udc00": ["\ud83d", {"a": 1}]},
+        {"prompt": "\ud83e\udd8a"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = run(engine, source, batch_size=1)
+    assert lines[1]["record"] == {"prompt": "Who ??", "note ?": ["?", {"a": 1}]}
+    assert lines[2]["record"] == {"prompt": "\N{FOX FACE}"}
+    content = (source.parent / "out.jsonl").read_bytes()
+    (source.parent / "out.jsonl").write_bytes(content[: content.rindex(b'{"row"')])
+    assert run(engine, source) == lines
+    file = source.parent / "any.jsonl"
+    with file.open("wb") as opened:
+        jsonl.append_lines(opened, [{"a": "\ud83d"}, {"a": "b"}])
+    assert jsonl.whole_lines(file) == [{"a": "?"}, {"a": "b"}]
+
+
+def test_the_questions_are_not_written_over(engine: Engine, source: Path) -> None:
+    before = source.read_bytes()
+    for name in ("in.jsonl", "../" + source.parent.name + "/in.jsonl"):
+        with pytest.raises(UserError, match="choose another --out"):
+            run(engine, source, name, overwrite=True)
+    assert source.read_bytes() == before
+
+
 def test_no_such_folder(engine: Engine, source: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         run(engine, source, "not/there.jsonl")

@@ -17,6 +17,7 @@ from zerogate.bases.sampling import RowSampler
 from zerogate.errors import UserError
 from zerogate.inference import BASE, Engine, Sampling
 from zerogate.inference.streaming import TextStream, cut_at_stop
+from zerogate.serving.text import Writer
 
 GREEDY = Sampling(temperature=0, max_new_tokens=10)
 WILD = Sampling(temperature=1.5, top_p=0.95, max_new_tokens=10)
@@ -137,6 +138,30 @@ def test_stop_string_ends_and_is_cut(engine: Engine) -> None:
     assert engine.answer([prompt], sampling)[0] == answer
 
 
+def test_a_stop_string_that_begins_in_the_prompt_is_none(engine: Engine) -> None:
+    """Only what is new counts: alone, in a batch with rows of other lengths, and for strings of any length."""
+    sampling = replace(WILD, max_new_tokens=40)
+    for prompt in prompts(engine):
+        long = engine.answer([prompt], sampling)[0]
+        said = engine.tokenizer.decode(prompt[-3:]) + long.text[:1]
+        assert engine.answer([prompt], replace(sampling, stop=(said,)))[0].ids == long.ids
+    text = engine.answer([prompts(engine)[0]], sampling)[0].text
+    for size in (1, 2):
+        stop = re.findall(rf"[ -~]{{{size}}}", text)[-1]
+        answers = engine.answer(prompts(engine), replace(sampling, stop=(stop,)))
+        for prompt, answer in zip(prompts(engine), answers, strict=True):
+            whole = engine.answer([prompt], sampling)[0]
+            writer = Writer(engine.tokenizer, (stop,))  # the server's
+            wanted = []
+            for token in whole.ids:
+                if not writer.stopped:
+                    wanted.append(token)
+                    writer.add([token])
+            writer.end()
+            assert (answer.ids, answer.text) == (wanted, writer.text)
+        assert answers[0].finish == "stop"
+
+
 def test_end_token_ends(engine: Engine) -> None:
     """With a seed for which the model says the end token, the answer ends there and does not spell it."""
     for seed in range(200):
@@ -206,7 +231,7 @@ def test_templates(folders: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("temperature", -1), ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("max_new_tokens", 0), ("repetition_penalty", 0),
-     ("seed", -1), ("stop", ("",))],
+     ("seed", -1), ("seed", 2**63), ("stop", ("",))],
 )  # fmt: skip
 def test_settings_out_of_range(field: str, value: object) -> None:
     with pytest.raises(UserError, match=field):
@@ -220,6 +245,8 @@ def test_settings_as_text() -> None:
         Sampling().updated({"temprature": 1})
     with pytest.raises(UserError, match="not a number"):
         Sampling().updated({"top_p": "much"})
+    with pytest.raises(UserError, match="not a number"):
+        Sampling().updated({"max_new_tokens": float("inf")})
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -278,6 +278,22 @@ def test_answers_from_the_endpoint_can_be_judged(judge: Judge, folder: Path, ser
     assert (results()["pairs"][0]["a"], results()["pairs"][0]["b"]) == ("fox", "base/1")
 
 
+def test_half_characters_in_questions_lose_no_answer(judge: Judge, folder: Path, server: JudgeServer) -> None:
+    rows = [{"question_id": "a\ud83d", "category": "\udc00", "text": "Who \ud83d?"}, {"question_id": 2, "text": "Why?"}]
+    Path("odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("fox", "owl"):
+        server.rules[name] = lambda asked: "Because."
+        ask = ("-q", "odd.jsonl", "--url", server.url, "--yes", "--out", "answers", "--answer", name)
+        for _ in range(2):  # the second finds all of it
+            code, said = judge(*ask)
+            assert code == 0 and f"2 answers in answers/{name}.jsonl." in said, said
+    assert len(server.bodies) == 4
+    first = json.loads(Path("answers/fox.jsonl").read_text().splitlines()[0])
+    assert (first["record"]["question_id"], first["record"]["text"]) == ("a?", "Who ??")
+    code, said = judge("answers/fox.jsonl", "answers/owl.jsonl", "-q", "odd.jsonl", *words(server)[4:])
+    assert code == 0, said
+
+
 def test_a_dry_run_sends_nothing(judge: Judge, folder: Path, server: JudgeServer) -> None:
     code, said = judge(*words(server, "--dry-run", "--price-in", "1000", "--price-out", "0"))
     assert (code, server.bodies) == (0, []) and not Path("runs").exists()

@@ -337,6 +337,14 @@ def test_wrong_places_and_methods(live: Live) -> None:
     refused(live, 405, "/health", {}, method="DELETE")
 
 
+def test_other_sites_do_nothing_here(live: Live) -> None:
+    for path in ("/v1/adapters/one/unload", "/v1/adapters/rescan", "/v1/chat/completions"):
+        refused(live, 403, path, CHAT, code="origin_refused", headers={"Origin": "https://evil.example"})
+        there = {"Host": f"evil.example:{live.port}", "Origin": f"http://evil.example:{live.port}"}
+        refused(live, 403, path, CHAT, code="host_refused", headers=there)
+    assert send(live, "/v1/chat/completions", CHAT, headers={"Origin": live.url})[0] == 200
+
+
 def test_many_bad_requests_at_once(live: Live) -> None:
     bodies = [b"{", json.dumps({**CHAT, "model": "nope"}).encode(), json.dumps({**CHAT, "max_tokens": -1}).encode()]
     statuses: list[int] = []

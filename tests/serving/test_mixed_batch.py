@@ -304,6 +304,57 @@ def test_an_adapter_that_breaks_on_the_disk_keeps_its_loaded_version(run: Run, p
     assert run.ids(run.job(prompt, "fragile")) == before, "mended and looked for again, it serves again"
 
 
+def test_a_scan_leaves_named_adapters_alone(places: dict[str, Path], tmp_path: Path) -> None:
+    root, base = tmp_path / "root", places["base"]
+    make_adapter(root / "fox" / "best", base, seed=1)
+    make_adapter(root / "sums", base, seed=2)
+    last = make_adapter(root / "fox" / "last", base, seed=3)
+    run = Run(base, root)
+    try:
+        run.pool.add({"fox": last, "mine": root / "sums"})
+        wanted = {"fox": last, "mine": root / "sums", "sums": root / "sums"}
+        weights = last / "adapter_model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:100])
+        for mended in (False, True):
+            run.pool.scan()
+            assert {name: entry.folder for name, entry in run.pool.entries.items()} == wanted
+            assert bool(run.pool.entries["fox"].problem) is not mended
+            weights.write_bytes(whole)
+        run.pool.release(run.pool.hold("mine"))
+        (root / "sums").rename(tmp_path / "away")
+        run.pool.scan()
+        assert run.pool.entries.keys() == {"fox", "mine"} and run.pool.entries["mine"].state == "loaded"
+        run.pool.unload("mine")
+        run.pool.scan()
+        assert run.pool.entries["mine"].state == "broken"
+    finally:
+        run.engine.stop()
+
+
+def test_a_scan_during_a_load_loses_nothing(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(places["base"], places["adapters"])
+    pool, read, scans = run.pool, run.pool._read, list[threading.Thread]()
+
+    def reading(*words: Any) -> Any:
+        found = read(*words)
+        scans.append(threading.Thread(target=pool.scan))
+        scans[-1].start()
+        scans[-1].join(1)  # as far as it gets
+        return found
+
+    monkeypatch.setattr(pool, "_read", reading)
+    try:
+        pool.release(pool.load("one"))
+        scans[0].join(30)
+        assert not scans[0].is_alive() and pool.entries["one"].state == "loaded"
+        pool.unload("one")
+        run.engine.call(lambda: None).result(10)
+        assert not pool.loaded and run.engine.store.size - 1 == len(run.engine.store.free), "no row of the store leaks"
+    finally:
+        run.engine.stop()
+
+
 def test_the_least_recently_used_goes_first_and_pinned_ones_stay(places: dict[str, Path]) -> None:
     run = Run(places["base"], places["adapters"])
     try:

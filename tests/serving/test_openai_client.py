@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,8 @@ def test_models(client: openai.OpenAI) -> None:
     assert {"tiny", "one", "two", "low", "eye", "caller"} <= names
     assert not names & {"broken", "pickled"}
     assert client.models.retrieve("one").id == "one"
+    with pytest.raises(openai.NotFoundError, match="The model 'owner/name' does not exist"):  # bases of the Hub
+        client.models.retrieve("owner/name")
 
 
 @pytest.mark.parametrize("name", ["one", "two", "low", "tiny"])
@@ -112,6 +115,12 @@ def test_stop_strings_end_an_answer(client: openai.OpenAI) -> None:
         said = "".join(c.choices[0].delta.content or "" for c in chunks) if stream else given.choices[0].message.content
         finish = chunks[-1].choices[0].finish_reason if stream else given.choices[0].finish_reason
         assert said == text[: text.index(stop)] and finish == "stop"
+
+
+def test_an_answer_goes_back_as_the_client_dumps_it(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="one", messages=QUESTION, **GREEDY).choices[0].message
+    messages: Any = [*QUESTION, said.model_dump(), {"role": "user", "content": "And then?"}]
+    assert client.chat.completions.create(model="one", messages=messages, **GREEDY).choices
 
 
 def test_seeds_and_several_answers(client: openai.OpenAI, alone: Callable[..., str]) -> None:
@@ -289,6 +298,9 @@ def test_keys_cors_and_a_stop_that_loses_nothing(guarded: Live) -> None:
     request = urllib.request.Request(f"{guarded.url}/health", headers={"Origin": "https://page.example"})
     with urllib.request.urlopen(request) as answer:
         assert answer.headers["access-control-allow-origin"] == "https://page.example"
+    request.add_header("Origin", "https://other.example")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
     long: dict[str, Any] = {"messages": QUESTION, "temperature": 0, "max_tokens": 120}
     body: dict[str, Any] = {"extra_body": {"ignore_eos": True}}
     wanted = client.chat.completions.create(model="one", **long, **body).choices[0].message.content

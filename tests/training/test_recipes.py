@@ -40,6 +40,9 @@ def write(tmp_path: Path, settings: dict[str, Any]) -> Path:
         ({"train__batch_size": 0}, "train.batch_size: input should be greater than 0, not 0"),
         ({"train__save_every": "week"}, "train.save_every"),
         ({"data__held_out": 0}, "data.held_out"),
+        ({"data__held_out": True}, "data.held_out: give a number of records or a file, not true"),
+        ({"train__seed": -1}, "train.seed: input should be greater than or equal to 0, not -1"),
+        ({"train__learning_rate": float("inf")}, "train.learning_rate: input should be a finite number, not inf"),
         ({"data": {"format": "alpaca"}}, "data.path is missing"),
         ({"report_to": "tensorbord"}, "report_to"),
         ({"base__dtype": "fp8"}, "base.dtype: input should be 'float32', 'bfloat16', 'float16' or 'auto', not 'fp8'"),
@@ -51,6 +54,10 @@ def test_mistakes_are_named(
     with pytest.raises(UserError) as caught:
         load_recipe(write(tmp_path, settings(**change)))
     assert message in str(caught.value)
+
+
+def test_a_run_folder_in_the_home_folder(settings: Callable[..., dict[str, Any]]) -> None:
+    assert parse_recipe(settings(output="~/runs/a")).output == str(Path.home() / "runs" / "a")
 
 
 def test_zero_init_has_a_rate_of_its_own(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Kill -9 and `--resume`: the final adapter is, bit for bit, the one of a run that was never stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
-from zerogate.training.callbacks import read_metrics
-from zerogate.training.checkpoints import newest
+from zerogate.training.callbacks import Metrics, read_metrics
+from zerogate.training.checkpoints import checkpoint_path, newest
+from zerogate.training.recipe_file import parse_recipe
+from zerogate.training.run import Outcome, train
 
 Settings = Callable[..., dict[str, Any]]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -84,6 +88,63 @@ def test_killed_between_checkpoints_in_the_second_epoch(settings: Settings, tmp_
     assert older is not None and older[0] < found[0]
     finish(start(killed, "--resume"))
     assert_same_end(tmp_path)
+
+
+def run(settings: dict[str, Any], resume: bool = False) -> Outcome:
+    return train(parse_recipe(settings), resume=resume, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize("lost", [("summary.json",), ("summary.json", "metrics.jsonl")], ids=["summary", "metrics too"])
+@pytest.mark.parametrize("steps", [12, 10], ids=["inside an epoch", "at an epoch's end"])
+def test_killed_after_the_last_checkpoint(settings: Settings, steps: int, lost: tuple[str, ...]) -> None:
+    recipe = settings(train__steps=steps)  # ten steps are an epoch
+    whole = run(recipe)
+    last, summary = whole.folder / "last" / "adapter_model.safetensors", dict(whole.summary)
+    weights = last.read_bytes()
+    for name in (*lost, "gates.png"):
+        (whole.folder / name).unlink()
+    last.unlink()
+    resumed = run(recipe, resume=True)
+    assert last.read_bytes() == weights
+    assert newest(whole.folder / "checkpoints") == (steps, checkpoint_path(whole.folder / "checkpoints", steps))
+    passing = {"seconds"} | ({"base_loss"} if "metrics.jsonl" in lost else set())
+    assert {k: v for k, v in resumed.summary.items() if k not in passing} == {
+        k: v for k, v in summary.items() if k not in passing
+    }
+    assert (whole.folder / "summary.json").exists() and (whole.folder / "gates.png").exists()
+
+
+def test_a_checkpoint_at_an_epochs_end_knows_what_was_measured_there(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The more is learned, the less likely is what is held out. The kill comes at the second epoch's first step.
+    odd = tmp_path / "odd.json"
+    odd.write_text(json.dumps([{"instruction": "Where?", "output": "zqzq xjxj"}]))
+    changes = {"train__steps": 20, "train__evaluate_every": "epoch", "train__save_every": 5, "train__log_every": 1}
+    changes |= {
+        "data__held_out": str(odd),
+        "data__limit": 80,
+        "train__learning_rate": 0.01,
+        "adapter": {"method": "full"},
+    }
+    whole = run(settings(**changes, output=str(tmp_path / "whole")))
+    assert whole.summary["best_step"] == 10, "the case is real only if the second epoch is worse"
+    write = Metrics.on_log
+
+    def killed(self: Metrics, args: Any, state: Any, control: Any, **known: Any) -> None:
+        write(self, args, state, control, **known)
+        if state.global_step == 11:
+            raise KeyboardInterrupt
+
+    recipe = settings(**changes, output=str(tmp_path / "killed"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Metrics, "on_log", killed)
+        run(recipe)
+    assert newest(tmp_path / "killed" / "checkpoints") == (10, checkpoint_path(tmp_path / "killed" / "checkpoints", 10))
+    resumed = run(recipe, resume=True)
+    assert resumed.summary["best_step"] == 10
+    one, two = ((tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert one == two
 
 
 @pytest.mark.slow

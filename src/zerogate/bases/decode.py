@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from zerogate.errors import UserError
 
@@ -42,6 +43,35 @@ def padding_tells(model: Any) -> bool:
     methods = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
     # A type is PEFT's enum, or plain text for a method that is registered from outside.
     return isinstance(model, PeftModel) and str(model.active_peft_config.peft_type).removeprefix("PeftType.") in methods
+
+
+class StopStrings(StoppingCriteria):
+    """Ends a row once its answer contains a stop string. transformers' own looks at the prompt's end, too.
+
+    Args:
+        tokenizer: spells the answer.
+        stop: strings, none of them empty.
+        start: where the answers begin.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], start: int) -> None:
+        self.tokenizer, self.stop, self.start = tokenizer, list(stop), start
+        # A character takes four tokens at most; a few more, as the first character of a tail may be half of one.
+        self.most = 4 * max(len(string) for string in self.stop) + 8
+        self.silent = set(tokenizer.all_special_ids)  # spell nothing; rows that have ended are filled with one
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        """Args: `input_ids` [B, T], prompts and answers; `scores` are unused. Returns [B], true where a row ends."""
+        tails = input_ids[:, max(self.start, input_ids.shape[1] - self.most) :].tolist()
+        ended = torch.tensor([self._completed(tail) for tail in tails], device=input_ids.device)
+        return ended  # type: ignore[return-value]
+
+    def _completed(self, tail: list[int]) -> bool:
+        """Whether there is a stop string in the last tokens of an answer: before the last of them there was none."""
+        if not tail or tail[-1] in self.silent:
+            return False
+        text = str(self.tokenizer.decode(tail, skip_special_tokens=True))
+        return any(string in text for string in self.stop)
 
 
 def decode_batch(
@@ -102,7 +132,6 @@ def decode_batch(
         max_new_tokens=max_new_tokens if limit is None else min(max_new_tokens, limit - longest),
         min_new_tokens=min_new_tokens or None,
         repetition_penalty=repetition_penalty,
-        stop_strings=list(stop) or None,
         eos_token_id=ends,
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
@@ -112,7 +141,8 @@ def decode_batch(
         top_k=50,
     )
     if stop:
-        extra["tokenizer"] = tokenizer
+        others = extra.get("stopping_criteria") or ()
+        extra["stopping_criteria"] = StoppingCriteriaList([*others, StopStrings(tokenizer, stop, longest)])
     with torch.inference_mode():
         generate: Any = model.generate
         output_BT = generate(

@@ -54,7 +54,7 @@ class Sampling:
             "top_k": (self.top_k >= 0, "0 (all) or more"),
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 is none"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, and less than 2**63"),
             "stop": (all(self.stop), "strings that are not empty"),
         }
         for name, (fine, wanted) in checks.items():
@@ -87,7 +87,7 @@ class Sampling:
                 continue
             try:
                 clean[name] = kind(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{name} is {value!r}, which is not a number") from error
         return replace(self, **clean)
 

@@ -18,6 +18,7 @@ import typer
 
 from zerogate.cli import options
 from zerogate.cli.chat_commands import COMMANDS, Left, names, plain
+from zerogate.data.jsonl import whole_text
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Screen:
         try:
             while True:
                 try:
-                    line = input("\n> " if at_terminal else "").strip()
+                    line = whole_text(input("\n> " if at_terminal else "").strip())
                     if line:
                         self.take(line)
                 except KeyboardInterrupt:

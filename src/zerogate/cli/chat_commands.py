@@ -86,7 +86,11 @@ def _params(screen: Screen, rest: str) -> None:
     """/params [PRESET] [NAME=VALUE ...]: show the sampling settings, or change them"""
     presets = screen.chat.persona.presets
     sampling = screen.chat.sampling
-    for word in shlex.split(rest):
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise UserError(f"a quotation mark or a backslash in {rest!r} has no partner: /params stop='a b'") from error
+    for word in words:
         name, sign, value = word.partition("=")
         if not sign and name not in presets:
             raise UserError(
@@ -147,19 +151,27 @@ COMMANDS: dict[str, Callable[[Screen, str], None]] = {
 def _path(rest: str, command: str) -> Path:
     if not rest:
         raise UserError(f"/{command} needs a file name: /{command} talk.json")
-    return Path(rest).expanduser()
+    return _home(rest)
+
+
+def _home(text: str) -> Path:
+    """A path, with `~` as what it stands for."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: there is no such user's folder") from error
 
 
 def _typed_file(text: str) -> Path:
     """A file as it was typed, or dropped onto the terminal, which quotes names that have spaces."""
-    typed = Path(text).expanduser()
+    typed = _home(text)
     if typed.exists():
         return typed
     try:
         words = shlex.split(text)
     except ValueError:  # a lone quotation mark is a part of the name
         return typed
-    return Path(words[0]).expanduser() if len(words) == 1 else typed
+    return _home(words[0]) if len(words) == 1 else typed
 
 
 def names(images: Sequence[ImageSource]) -> str:

@@ -150,8 +150,10 @@ def _question(
 ) -> tuple[list[int], list[ImageSource]]:
     """The prompt's ids, its `<image>` markers cut out as in training, and what it is about."""
     from zerogate.data.image_fields import place_images
+    from zerogate.data.jsonl import whole_text
     from zerogate.data.records import Record, Turn
 
+    prompt, context = whole_text(prompt), whole_text(context)  # what is typed may not be text of this terminal
     engine.encoders.refuse(engine.resolve(None), images)
     if images:
         try:

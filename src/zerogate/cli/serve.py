@@ -136,6 +136,7 @@ def serve(
     from zerogate.bases.adapted import base_for
     from zerogate.serving import server
     from zerogate.serving.api import Limits
+    from zerogate.serving.guard import accepted_hosts
 
     gated: tuple[str, ...] = ()
     if ui:
@@ -159,6 +160,7 @@ def serve(
         keys=keys,
         origins=cors or [],
         gated=gated,
+        hosts=accepted_hosts(host, keys, cors or []),
         farewell=farewell,
     )
     from rich.console import Console
@@ -221,6 +223,8 @@ def _tell(models: Sequence[str], broken: Sequence[tuple[str, str]], url: str, ho
     )
     for name, problem in broken:
         print(f"not served: {name}: {problem}", file=sys.stderr)
-    if host not in ("127.0.0.1", "localhost", "::1") and not keyed:
+    from zerogate.serving.guard import is_loopback
+
+    if not is_loopback(host) and not keyed:
         print("warning: other machines can reach this server, and it asks for no key (--api-key)", file=sys.stderr)
     sys.stderr.flush()

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zerogate.comparison.recipe import Comparison
-from zerogate.comparison.sections import TaskSection
+from zerogate.comparison.sections import MethodEntry, TaskSection
 from zerogate.data.leaks import find_near_duplicates, refuse_leaks
-from zerogate.data.load import POCKET, load_records, pocket_rows
+from zerogate.data.load import POCKET, load_records, pocket_rows, with_good_images
+from zerogate.data.records import Record
 from zerogate.data.section import DataSection
+from zerogate.data.split import find_leaks
 from zerogate.errors import UserError
 from zerogate.evaluation.evaluate import ImageUse, evaluate_task
 from zerogate.evaluation.exact_match import exact_match
@@ -25,25 +28,46 @@ from zerogate.training.recipe_file import validate
 from zerogate.vision.adapter_encoders import AdapterEncoders, active_adapter
 
 
-def check_tasks(comparison: Comparison) -> None:
-    """Read what will be asked, and refuse questions that training sees.
+def check_tasks(comparison: Comparison, methods: Sequence[MethodEntry]) -> list[str]:
+    """Read what will be asked, and look for it in what the common data and the methods' own have to learn.
+
+    Returns:
+        What to say of held-out records that training has too, where these are what is asked.
 
     Raises:
-        UserError: an unknown task, a file that is not there or malformed, nothing to ask, or a leak that the recipe
-            does not allow.
+        UserError: an unknown task, a file that is not there or malformed, nothing to ask, or a leak of a file of
+            questions that the recipe does not allow.
     """
-    section = validate(DataSection, comparison.data, "data")
-    learned: list[str] | None = None
+    common = validate(DataSection, comparison.data, "data")
+    sections = {common: ""}
+    for method in methods:
+        section = validate(DataSection, {**comparison.data, **method.data}, f"method {method.name!r}: data")
+        sections.setdefault(section, f"method {method.name!r}: ")
+    said = []
+    for section, whose in sections.items():
+        try:
+            said += [f"{whose}{line}" for line in _check_section(comparison, section)]
+        except UserError as error:
+            raise UserError(f"{whose}{error}") from error
+    return said
+
+
+def _check_section(comparison: Comparison, section: DataSection) -> list[str]:
+    """What `check_tasks` does, for one section that is learned from."""
+    said = []
+    parts: tuple[list[Record], list[Record]] | None = None
     for task in comparison.tasks:
-        if task.task == "exact_match":
+        if task.task == "exact_match" and task.data is None:
             _rows(task, section)
+            parts = parts or _readable(section)
+            leaks = find_leaks(*parts)
+            said += [f"{task.label}: {leaks.line()}"] if leaks.exact or leaks.normalised else []
             continue
-        questions = _questions(task)
-        if learned is None:
-            learned = [record.prompt_key for record in load_records(section)[0]]
-        allowed = [task.label] if task.allow_leak else []
-        asked = [question.key for question in questions]
-        refuse_leaks(task.label, find_near_duplicates(learned, asked), allowed, "allow_leak: true in the recipe, for")
+        asked = _asked(task, section)
+        parts = parts or _readable(section)
+        check = find_near_duplicates([record.prompt_key for record in parts[0]], asked)
+        refuse_leaks(task.label, check, [task.label] * task.allow_leak, "allow_leak: true in the recipe, for")
+    return said
 
 
 def ask(task: TaskSection, data: DataSection, model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
@@ -88,10 +112,33 @@ def _questions(task: TaskSection) -> list[Question]:
     return read_questions(found, task.data, task.limit)
 
 
+def _readable(section: DataSection) -> tuple[list[Record], list[Record]]:
+    """The training and the held-out records of a section whose images can be read."""
+    train, held_out, _ = load_records(section)
+    other = section.held_out if isinstance(section.held_out, str) else section.path
+    return with_good_images(train, section, section.path)[0], with_good_images(held_out, section, other)[0]
+
+
+def _asked(task: TaskSection, data: DataSection) -> list[str]:
+    """The keys of the questions of a file."""
+    if task.task != "exact_match":
+        return [question.key for question in _questions(task)]
+    return [record.prompt_key for record in _records(task, data)]
+
+
 def _rows(task: TaskSection, data: DataSection) -> list[dict[str, Any]]:
     """The questions of an exact match: of the task's own file, or the held-out records that the data has."""
     if task.data is None and data.path in POCKET:
         return pocket_rows(data.path)[1][: task.limit]
+    rows = []
+    for record in _records(task, data):
+        question, answer = record.turns
+        text = {"instruction": question.content, "input": question.input, "output": answer.content}
+        rows.append({**text, "images": record.images})
+    return rows
+
+
+def _records(task: TaskSection, data: DataSection) -> list[Record]:
     section = data if task.data is None else DataSection(path=task.data, format=data.format)
     train, held_out, _ = load_records(section)
     records = held_out if task.data is None else train
@@ -100,9 +147,4 @@ def _rows(task: TaskSection, data: DataSection) -> list[dict[str, Any]]:
     for record in records:
         if len(record.turns) != 2:
             raise UserError(f"exact_match needs single questions; record {record.row} is a conversation")
-    rows = []
-    for record in records[: task.limit]:
-        question, answer = record.turns
-        text = {"instruction": question.content, "input": question.input, "output": answer.content}
-        rows.append({**text, "images": record.images})
-    return rows
+    return records[: task.limit]

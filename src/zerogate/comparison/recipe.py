@@ -29,7 +29,7 @@ from zerogate.comparison.sections import DatasetEntry, MethodEntry, SweepSection
 from zerogate.data.section import DataSection
 from zerogate.errors import UserError
 from zerogate.training.problems import find_problem
-from zerogate.training.recipe import BaseSection, Recipe, Section
+from zerogate.training.recipe import BaseSection, Place, Recipe, Section
 from zerogate.training.recipe_file import parse_recipe, read_settings, validate
 
 
@@ -64,7 +64,7 @@ class Comparison(Section):
     tasks: tuple[TaskSection, ...] = ()
     base_alone: bool = True
     advice: bool = True
-    output: str
+    output: Place
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
@@ -78,6 +78,10 @@ class Comparison(Section):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"two {what} are called {twice[0]!r}; give each a name of its own")
+            places: dict[str, str] = {}
+            for name in names if what in ("methods", "datasets") else ():
+                if (other := places.setdefault(file_name(name), name)) != name:
+                    raise ValueError(f"the {what} {other!r} and {name!r} would share a folder; name one otherwise")
         if self.sweep.choose_by == "accuracy" and not self.tasks and not self.labelled:
             raise ValueError("sweep.choose_by is accuracy, but there are no tasks to measure it with")
         if self.labelled and self.tasks:

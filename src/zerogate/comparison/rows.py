@@ -77,7 +77,8 @@ class Row:
 def make_row(runs: list[Result], swept: list[Result], figure: str | None = None) -> Row:
     """The row of one method's runs, one per seed, and of the short runs that chose its learning rate by `figure`, an
     accuracy, or by the held-out loss."""
-    first, worked = runs[0], [run for run in runs if not run.failed]
+    worked = [run for run in runs if not run.failed]
+    first = (worked or runs)[0]
 
     def spread(name: str) -> Spread | None:
         return Spread.of([getattr(run, name) for run in worked])

@@ -73,7 +73,8 @@ def _compare(comparison: Comparison, only: list[str] | None, console: Console, p
         reports = {name: _compare(one, names, console, processes) for name, one in parts.items()}
         return join(comparison, reports)
     if not comparison.labelled:
-        check_tasks(comparison)
+        for line in check_tasks(comparison, methods):
+            console.print(f"warning   {line}", soft_wrap=True)
     adapters = {(b.name, m.name): check_fits(comparison, b, m) for b in comparison.bases for m in methods}
 
     def finish(cell: Cell) -> Result:
@@ -87,6 +88,9 @@ def _compare(comparison: Comparison, only: list[str] | None, console: Console, p
             finish(base_cell(comparison, base))
         for method in methods:
             swept = [finish(cell) for cell in sweep_cells(comparison, base, method)]
+            if _all_diverged(swept):
+                console.print(f"{method.name}: no learning rate of the sweep gave a finite loss; try lower ones")
+                continue
             chosen = best_rate(swept, sweep_figure(comparison))
             for cell in final_cells(comparison, base, method, chosen):
                 finish(cell)
@@ -108,6 +112,9 @@ def report(comparison: Comparison) -> Report:
         for method in comparison.methods:
             swept = [r for cell in sweep_cells(comparison, base, method) if (r := read_result(cell))]
             sweeps += swept
+            if _all_diverged(swept):
+                finals += swept[:1]  # the table says why there is no more
+                continue
             cells = final_cells(comparison, base, method, best_rate(swept, sweep_figure(comparison)))
             finals += [r for cell in cells if (r := read_result(cell))]
     if not finals:
@@ -143,6 +150,10 @@ def best_rate(swept: list[Result], figure: str | None = None) -> float | None:
         return 0.0 if figure is None else result.accuracy[figure], -comparable, -result.rate
 
     return max(worked, key=merit).rate
+
+
+def _all_diverged(swept: list[Result]) -> bool:
+    return bool(swept) and all(result.failed for result in swept)
 
 
 def whole_alone(comparison: Comparison, base: BaseSection) -> bool:

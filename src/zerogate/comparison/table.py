@@ -41,7 +41,7 @@ def columns(rows: list[Row], brief: bool = False) -> list[Column]:
         found.append((task, _accuracy(task)))
         names = {row.beside[task][0] for row in rows if task in row.beside}
         found += [(f"{task}, {name}", _beside(task)) for name in sorted(names)]
-    found.append(("failed", lambda row: (row.failed or "").split(".")[0]))
+    found.append(("failed", lambda row: (row.failed or "").split(". ")[0]))  # its first sentence
     wanted = [column for column in found if not (brief and column[0] in _DETAILS)]
     return [column for column in wanted if any(column[1](row) for row in rows)]
 

@@ -51,8 +51,9 @@ def detect_format(row: dict[str, Any]) -> FormatName:
     if "messages" in row:
         return "messages"
     if "conversations" in row:
-        first = (row["conversations"] or [{}])[0]
-        return "messages" if "role" in first else "sharegpt"
+        turns = row["conversations"]
+        first = turns[0] if isinstance(turns, list) and turns else None
+        return "messages" if isinstance(first, dict) and "role" in first else "sharegpt"
     if "prompt" in row and "completion" in row:
         return "prompt_completion"
     raise UserError(
@@ -113,16 +114,22 @@ def _text(row: dict[str, Any], field: str, default: str | None = None) -> str:
     return str(value)
 
 
+def _answer(row: dict[str, Any], field: str) -> str:
+    """An answer. An empty one is no mistake here: `data.nothing_to_learn` says what becomes of its row."""
+    return _text(row, field, "" if field in row else None)
+
+
 def _alpaca(number: int, row: dict[str, Any], images: Images) -> Record:
     user = Turn("user", _text(row, "instruction"), input=_text(row, "input", ""))
     system = (Turn("system", _text(row, "system")),) if row.get("system") else ()
-    return Record(number, (*system, user, Turn("assistant", _text(row, "output"))))
+    return Record(number, (*system, user, Turn("assistant", _answer(row, "output"))))
 
 
 def _prompt_completion(number: int, row: dict[str, Any], images: Images) -> Record:
     if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):  # TRL's conversational layout
         return _messages(number, {**row, "messages": [*row["prompt"], *row["completion"]]}, images)
-    return Record(number, (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion"))), plain=True)
+    turns = (Turn("user", _text(row, "prompt")), Turn("assistant", _answer(row, "completion")))
+    return Record(number, turns, plain=True)
 
 
 def _sharegpt(number: int, row: dict[str, Any], images: Images) -> Record:
@@ -150,11 +157,13 @@ def _messages(number: int, row: dict[str, Any], images: Images) -> Record:
         if isinstance(content, list):
             shown += [part_value(part) for part in content if _is_image(part)]
             content = "".join(f"\n{MARKER}\n" if _is_image(part) else _text(part, "text") for part in content)
-        calls = tuple(_openai_call(call) for call in message.get("tool_calls") or ())
-        text = _text({"content": content}, "content", "" if calls else None)
-        if calls and not text:
-            text = "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
-        turns.append(Turn(_MESSAGE_ROLES[speaker], text, tool_calls=calls))
+        calls = _openai_calls(message)
+        spoken = _text({"content": content}, "content", "" if calls else None)
+        if calls:
+            text = "\n".join([spoken] * bool(spoken.strip()) + [json.dumps(call, ensure_ascii=False) for call in calls])
+            turns.append(Turn(_MESSAGE_ROLES[speaker], text, tool_calls=calls, spoken=spoken))
+        else:
+            turns.append(Turn(_MESSAGE_ROLES[speaker], spoken))
     record = _conversation(number, turns, row.get("tools"))
     return replace(record, images=_shown(shown, row, images)) if shown else record
 
@@ -195,6 +204,12 @@ def _conversation(number: int, turns: list[Turn], tools: Any) -> Record:
             tools = json.loads(tools)
         except json.JSONDecodeError as error:
             raise _BadRowError(f"the field 'tools' holds malformed JSON: {error}") from error
+    if isinstance(tools, dict):  # one alone
+        tools = [tools]
+    if isinstance(tools, str) and not tools.strip():
+        tools = ()
+    if not isinstance(tools or (), list | tuple) or any(not isinstance(tool, dict) for tool in tools or ()):
+        raise _BadRowError("the field 'tools' must be a list of JSON schemas, or the JSON of one")
     return Record(number, tuple(turns), tools=tuple(tools or ()))
 
 
@@ -206,8 +221,13 @@ def _parse_calls(text: str) -> tuple[dict[str, Any], ...]:
     return tuple(_call(call) for call in (calls if isinstance(calls, list) else [calls]))
 
 
-def _openai_call(call: dict[str, Any]) -> dict[str, Any]:
-    return _call(call.get("function", call))
+def _openai_calls(message: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The calls of a message: its `tool_calls`, and the one `function_call` that came before them."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise _BadRowError(f"the field 'tool_calls' holds {type(calls).__name__}, not a list of calls")
+    older = [message["function_call"]] if message.get("function_call") else []
+    return tuple(_call(call.get("function", call) if isinstance(call, dict) else call) for call in (*calls, *older))
 
 
 def _call(call: Any) -> dict[str, Any]:

@@ -42,9 +42,15 @@ def cut_torn_line(file: Path) -> None:
             opened.truncate(whole)
 
 
+def whole_text(text: str) -> str:
+    """The text with a question mark for each lone surrogate. JSON can spell one; no file and no tokenizer takes it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def append_lines(opened: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows to a file opened for bytes, and see them onto the disk."""
-    opened.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    """Write rows to a file opened for bytes, and see them onto the disk. Lone surrogates as in `whole_text`."""
+    lines = [whole_text(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows]
+    opened.write("".join(lines).encode())
     opened.flush()
     os.fsync(opened.fileno())
 

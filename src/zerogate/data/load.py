@@ -99,8 +99,8 @@ def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
     """
     train, held_out, format = load_records(section)
     other = section.held_out if isinstance(section.held_out, str) else section.path
-    train, images = _with_good_images(train, section, section.path)
-    held_out, held_out_images = _with_good_images(held_out, section, other)
+    train, images = with_good_images(train, section, section.path)
+    held_out, held_out_images = with_good_images(held_out, section, other)
     template = resolve_template(section, format, tokenizer)
 
     def encode(records: list[Record], source: str) -> Encoded:
@@ -120,7 +120,12 @@ def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
     )
 
 
-def _with_good_images(records: list[Record], section: DataSection, source: str) -> tuple[list[Record], ImageReport]:
+def with_good_images(records: list[Record], section: DataSection, source: str) -> tuple[list[Record], ImageReport]:
+    """The records whose images can all be read, and what the look at them found.
+
+    Raises:
+        UserError: some cannot, and the section does not drop their rows.
+    """
     checked = check_images((record.row, record.images) for record in records)
     if section.bad_images == "refuse":
         checked.refuse(source, " (data.bad_images=drop leaves these rows out)")

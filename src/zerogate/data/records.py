@@ -20,15 +20,17 @@ class Turn:
 
     Attributes:
         role: who speaks. `tool` is what a called tool gave back.
-        content: the text.
+        content: the text. Of a turn with calls this is all that it says, the calls as JSON among it.
         input: Alpaca's second field, for a user turn that has one.
         tool_calls: the calls an assistant turn makes, each `{"name": str, "arguments": dict}`.
+        spoken: the text of a turn with calls without them, for chat templates, which word calls themselves.
     """
 
     role: Role
     content: str
     input: str = ""
     tool_calls: tuple[dict[str, Any], ...] = ()
+    spoken: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,21 @@
 """The `data:` section of a recipe: which records, how they are worded, which are held out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from zerogate.data.formats import FormatName
 from zerogate.data.layouts import LayoutName
 from zerogate.data.templates import TemplateName
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"give a number of records or a file, not {str(value).lower()}")
+    return value
+
+
+HeldOut = Annotated[Annotated[int, Field(ge=1)] | str | None, BeforeValidator(_no_bool)]
 
 
 class DataSection(BaseModel):
@@ -45,7 +54,7 @@ class DataSection(BaseModel):
     max_length: Annotated[int, Field(ge=2)] = 512
     too_long: Literal["truncate", "drop"] = "truncate"
     nothing_to_learn: Literal["refuse", "drop"] = "refuse"
-    held_out: Annotated[int, Field(ge=1)] | str | None = None
+    held_out: HeldOut = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     balance: bool = False

@@ -92,38 +92,44 @@ def prompt_segments(
 
 
 def _plain_segments(record: Record) -> list[Segment]:
-    return [
+    segments = [
         Segment(
-            turn.content,
+            f"{turn.content}\n{turn.input}" if turn.input else turn.content,
             learn=turn.role == "assistant" and bool(turn.content.strip()),
-            start=index == 0,
+            start=index == 0 and not record.tools,
             end=turn.role == "assistant",
         )
         for index, turn in enumerate(record.turns)
     ]
+    return [Segment(f"{_tools_text(record.tools)}\n\n", start=True), *segments] if record.tools else segments
 
 
 def _alpaca_segments(record: Record) -> list[Segment]:
     segments: list[Segment] = []
-    system, question = "", ""
+    system, question, tools = "", "", record.tools  # what is yet to be said
     for turn in record.turns:
         match turn.role:
             case "system":
-                system = turn.content
+                system = f"{system}\n\n{turn.content}" if system else turn.content
             case "user":
                 context = turn.input
-                if record.tools and not segments and not question:
-                    context = _tools_text(record.tools) + (f"\n\n{context}" if context else "")
+                if tools:
+                    context = _tools_text(tools) + (f"\n\n{context}" if context else "")
                 # A later turn has no opening sentence: it is the same conversation.
                 if segments or question:
-                    question += "\n\n" + _alpaca_question(turn.content, context)
+                    question += (f"\n\n{system}" if system else "") + "\n\n" + _alpaca_question(turn.content, context)
                 else:
                     question = alpaca_prompt(turn.content, context, system)
+                system, tools = "", ()
             case "tool":
                 question += f"\n\n### Observation:\n{turn.content}\n\n### Response:"
             case "assistant":
+                if system:  # before a conversation that the assistant opens, or after the question
+                    opening = "\n\n" if segments or question else ""
+                    question += f"{opening}{system}\n\n### Response:"
                 # Two answers in a row: the second is asked for as the first was, without new words.
                 question = question or "\n\n### Response:"
+                system = ""
                 segments.append(Segment(question, start=not segments))
                 segments.append(Segment(turn.content, learn=bool(turn.content.strip()), end=True))
                 question = ""
@@ -138,7 +144,7 @@ def _tools_text(tools: tuple[dict[str, Any], ...]) -> str:
 def _chat_message(turn: Turn) -> dict[str, Any]:
     if turn.tool_calls:
         calls = [{"type": "function", "function": call} for call in turn.tool_calls]
-        return {"role": "assistant", "content": "", "tool_calls": calls}
+        return {"role": "assistant", "content": turn.spoken, "tool_calls": calls}
     content = f"{turn.content}\n\n{turn.input}" if turn.input else turn.content
     return {"role": turn.role, "content": content}
 

@@ -18,7 +18,7 @@ from zerogate.bases.sampling import Sampling
 from zerogate.data import Turn, prompt_ids
 from zerogate.data.formats import detect_format, to_records
 from zerogate.data.image_fields import COLUMNS, place_images
-from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines
+from zerogate.data.jsonl import append_lines, changed_settings, cut_torn_line, whole_lines, whole_text
 from zerogate.data.read import read_rows
 from zerogate.data.records import Record
 from zerogate.data.templates import TemplateName
@@ -77,8 +77,10 @@ def answer_file(
 
     Raises:
         UserError: unreadable input, an unknown adapter, rows that are too long, images that cannot be read or that
-            their row's adapter does not take, or a `target` made from other input or settings.
+            their row's adapter does not take, or a `target` that is `source` or was made from other input or settings.
     """
+    if source.exists() and target.exists() and target.samefile(source):
+        raise UserError(f"{target} is the file with the questions: choose another --out")
     asked = _read(source, engine, template, adapter)
     long = [] if engine.context is None else [n for n, row in enumerate(asked) if len(row.prompt) >= engine.context]
     if long and not skip_long:
@@ -136,7 +138,7 @@ def rows_of(batch: Batch) -> str:
 
 
 def _read(source: Path, engine: Engine, template: TemplateName | None, default: str | None) -> list[Asked]:
-    rows = read_rows(str(source))
+    rows = [(number, _whole(row)) for number, row in read_rows(str(source))]
     adapters = [_adapter(number, row, default, engine, source) for number, row in rows]
     questions = [_question(number, row, source) for number, row in rows]
     some_show = any(question.images for question in questions)
@@ -190,6 +192,15 @@ def _turns(question: Record, source: Path) -> list[Turn]:
     if not turns:
         raise UserError(f"{source}, row {question.row}: there is no question in it")
     return turns
+
+
+def _whole(value: Any) -> Any:
+    """A row whose texts are `whole_text`: as its line will hold it, and as tokenizers take it."""
+    if isinstance(value, dict):
+        return {_whole(name): _whole(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return whole_text(value) if isinstance(value, str) else value
 
 
 def _json_row(row: dict[str, Any]) -> dict[str, Any]:

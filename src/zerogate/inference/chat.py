@@ -238,6 +238,8 @@ class Chat:
         Raises:
             UserError: the file cannot be written.
         """
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name a file in it")
         content = {
             "persona": self.persona.model_dump(),
             "adapter": self.adapter,

@@ -234,7 +234,9 @@ class Engine:
     def _mixable(self, name: str) -> bool:
         config = self.model.peft_config[name]
         method = str(config.peft_type).removeprefix("PeftType.")
-        return method in ("LORA", "BOTTLENECK", "BITFIT") or (method == "ZERO_INIT" and config.attention == "zero_init")
+        if method == "LORA":  # PEFT mixes no norms, and not where one adapter has whole modules and another has none
+            return not any(other.modules_to_save for other in self.model.peft_config.values())
+        return method in ("BOTTLENECK", "BITFIT") or (method == "ZERO_INIT" and config.attention == "zero_init")
 
     def _prompts(self, name: str) -> bool:
         """Whether an adapter puts virtual tokens before the text: PEFT puts them before the padding, too, and so

@@ -36,6 +36,7 @@ from zerogate.training.problems.trained import Trained
 from zerogate.training.problems.windows import answer_logits, best_in_window, best_of, cut_windows
 
 Row = dict[str, Any]
+Numbered = tuple[int, Row]
 
 # A text's words as corpora have them, marks by themselves.
 _WORD = re.compile(r"\w+(?:[-'\u2019.]\w+)*|[^\w\s]")
@@ -68,7 +69,7 @@ class Predictor:
         self.device = next(trained.model.parameters()).device
         if classes is not None and trained.task is not BaseToNovel:
             raise UserError("classes are named for a model of pictures and texts alone; this one has its own")
-        known: dict[type, tuple[tuple[str, ...], Callable[[list[Row]], Iterator[Row]]]] = {
+        known: dict[type, tuple[tuple[str, ...], Callable[[list[Numbered]], Iterator[Row]]]] = {
             ImageClassification: (("image",), self._classes),
             BaseToNovel: (("image",), self._classes),
             QuestionAnswering: (("question", "context"), self._answers),
@@ -98,7 +99,7 @@ class Predictor:
         while chunk := list(islice(numbered, self.batch_size)):
             for number, row in chunk:
                 self._check(row, number)
-            yield from self._ask([row for _, row in chunk])
+            yield from self._ask(chunk)
 
     def _check(self, row: Row, number: int) -> None:
         for column in self.columns:
@@ -128,7 +129,8 @@ class Predictor:
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
-    def _classes(self, rows: list[Row]) -> Iterator[Row]:
+    def _classes(self, numbered: list[Numbered]) -> Iterator[Row]:
+        rows = [row for _, row in numbered]
         pictures = [decode(_picture(Path(row["image"]))) for row in rows]
         inputs = {"pixel_values": self.trained.processor(pictures, return_tensors="pt")["pixel_values"]}
         if self.trained.task is BaseToNovel:
@@ -152,13 +154,13 @@ class Predictor:
 
     # --- passages -----------------------------------------------------------------------------------------------------
 
-    def _answers(self, rows: list[Row]) -> Iterator[Row]:
+    def _answers(self, numbered: list[Numbered]) -> Iterator[Row]:
         tokenizer = self.trained.processor
         room = self._room(QuestionSection)
         section = QuestionSection(path="", max_length=room, stride=min(room // 4, 128))
         windows = [
             window
-            for number, row in enumerate(rows, 1)
+            for number, row in numbered
             for window in cut_windows(tokenizer, row["question"], row["context"], section, number)
         ]
         found = []
@@ -170,13 +172,14 @@ class Predictor:
                 for logits_2T, one in zip(logits_B2T, some, strict=True)
             ]
         both = zip(windows, found, strict=True)
-        for row, (_, own) in zip(rows, groupby(both, key=lambda pair: pair[0]["row"]), strict=True):
+        for (_, row), (_, own) in zip(numbered, groupby(both, key=lambda pair: pair[0]["row"]), strict=True):
             best = best_of([one for _, one in own])
             yield {**row, "answer": best.said(row["context"], self.margin), "score": round(best.margin, 4)}
 
     # --- sentences ----------------------------------------------------------------------------------------------------
 
-    def _spans(self, rows: list[Row]) -> Iterator[Row]:
+    def _spans(self, numbered: list[Numbered]) -> Iterator[Row]:
+        rows = [row for _, row in numbered]
         tokenizer, longest = self.trained.processor, self._room(TaggedSection)
         sentences = [row.get("tokens") or _WORD.findall(row["text"]) for row in rows]
         pieces = [

@@ -18,7 +18,7 @@ from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
 from zerogate.inference.streaming import TextStream, cut_at_stop
 from zerogate.tools.registry import Toolbox
-from zerogate.tools.render import descriptions, read_calls, result_message
+from zerogate.tools.render import before_calls, descriptions, read_calls, result_message
 from zerogate.tools.runtime import answer_with_tools
 from zerogate.tools.tool import Called
 
@@ -59,11 +59,13 @@ class ToolUse:
             text: the answer.
             made: turns of calls and results so far; no more calls are made once they are too many.
         """
-        calls = read_calls(text)
+        # A marked call of a tool that is not there gets an error; an object without marks is data then.
+        marked = "<tool_call>" in text
+        calls = [call for call in read_calls(text) if marked or self.tools.find(call.name) is not None]
         if not calls or made >= 2 * self.most_calls:
             return []
         asked = tuple({"name": call.name, "arguments": call.arguments} for call in calls)
-        steps = [Turn("assistant", text.strip(), tool_calls=asked)]
+        steps = [Turn("assistant", text.strip(), tool_calls=asked, spoken=before_calls(text).strip())]
         for call in calls:
             called = self.tools.call(call.name, call.arguments)
             self.on_call(called)
@@ -133,9 +135,9 @@ class HeldBack:
         held = next((n for n in range(len("<tool_call>") - 1, 0, -1) if self.text.endswith("<tool_call>"[:n])), 0)
         self._tell(settled if settled >= 0 else len(self.text) - held)
 
-    def release(self) -> None:
-        """It was no call: show all of it."""
-        self._tell(len(self.text))
+    def release(self, end: int | None = None) -> None:
+        """It was no call: show all of it, or what comes before `end`, where the calls begin."""
+        self._tell(len(self.text) if end is None else end)
 
     def _tell(self, end: int) -> None:
         if end > self.told:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from zerogate.data.jsonl import whole_text
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -164,11 +165,11 @@ def read_completion(text: str) -> dict[str, Any]:
         raise ValueError(f"the endpoint's reply is no chat completion ({_cut(text, 60)!r})")
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     return {
-        "text": content.encode("utf-8", "replace").decode(),  # JSON may hold halves of pairs, files may not
-        "finish": str(choice.get("finish_reason") or ""),
+        "text": whole_text(content),
+        "finish": whole_text(str(choice.get("finish_reason") or "")),
         "input_tokens": _count(usage.get("prompt_tokens")),
         "output_tokens": _count(usage.get("completion_tokens")),
-        "model": str(found.get("model") or ""),
+        "model": whole_text(str(found.get("model") or "")),
     }
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from zerogate.data.jsonl import whole_text
 from zerogate.errors import UserError
 from zerogate.judging.answers import Answers
-from zerogate.judging.prompts import Messages, pair_messages, rating_messages, sendable
+from zerogate.judging.prompts import Messages, pair_messages, rating_messages
 from zerogate.judging.questions import Question
 
 
@@ -151,7 +152,7 @@ def answer_items(questions: Sequence[Question], asking: Asking) -> list[Item]:
     return [
         make_item(
             asking,
-            [{"role": "user", "content": sendable(question.text)}],
+            [{"role": "user", "content": whole_text(question.text)}],
             question.category,
             {"question_id": question.id, "category": question.category},
         )

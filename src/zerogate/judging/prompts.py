@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from zerogate.data.jsonl import whole_text
 from zerogate.judging.questions import Question
 
 Messages = list[dict[str, str]]
@@ -46,23 +47,18 @@ def rating_messages(question: Question, answer: str, criteria: str = "") -> Mess
     return _messages(_RATING, parts, criteria, "How good is the answer? Reasons first, the rating on the last line.")
 
 
-def sendable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON files may hold and requests may not."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _asked(question: Question) -> dict[str, str]:
     solution = {"A solution known to be right": question.reference} if question.reference else {}
     return {"Question": question.text, **solution}
 
 
 def _messages(system: str, parts: dict[str, str], criteria: str, end: str) -> Messages:
-    system += _CRITERIA + sendable(criteria).strip() if criteria else ""
+    system += _CRITERIA + whole_text(criteria).strip() if criteria else ""
     # The bars are longer than any in the texts, so that no answer can end its own part and begin another.
     longest = max((len(run) for text in parts.values() for run in re.findall("=+", text)), default=0)
     bar = "=" * max(5, longest + 1)
     shown = [
-        f"{bar} {title} {bar}\n{sendable(text).strip() or '(nothing was written)'}\n{bar} end {bar}"
+        f"{bar} {title} {bar}\n{whole_text(text).strip() or '(nothing was written)'}\n{bar} end {bar}"
         for title, text in parts.items()
     ]
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n\n".join([*shown, end])}]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zerogate.data.jsonl import whole_text
 from zerogate.data.read import read_rows
 from zerogate.errors import UserError
 
@@ -79,7 +80,8 @@ def to_question(row: Mapping[str, Any], number: int, where: str) -> Question | N
     for name, value in (("category", category), ("reference", reference)):
         if value is not None and not isinstance(value, str):
             raise UserError(f"{where}: {name} is {type(value).__name__}, not text")
-    return Question(row_id(row, number, where), category or NO_CATEGORY, text, reference or "")
+    said = (whole_text(part) for part in (category or NO_CATEGORY, text, reference or ""))
+    return Question(row_id(row, number, where), *said)
 
 
 def row_id(row: Mapping[str, Any], number: int, where: str) -> str:
@@ -91,7 +93,7 @@ def row_id(row: Mapping[str, Any], number: int, where: str) -> str:
     found = next((row[name] for name in ("question_id", "id") if row.get(name) is not None), number)
     if isinstance(found, bool) or not isinstance(found, int | str) or found == "":
         raise UserError(f"{where}: the question's id is {found!r}; it must be text or a whole number")
-    return str(found)
+    return whole_text(str(found))
 
 
 def _text(row: Mapping[str, Any], where: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,6 +38,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request cannot be answered: the message says why.",
         401: "A key is needed.",
+        403: "A page of another site asks, or the Host is none of this server's names.",
         404: "No such model; the message lists those there are.",
         408: "The body did not arrive in time.",
         413: "The body is too large.",
@@ -77,6 +78,7 @@ def create_app(
     keys: Sequence[str] = (),
     origins: Sequence[str] = (),
     gated: Sequence[str] = (),
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -85,6 +87,7 @@ def create_app(
         limits: what requests may want.
         keys: any of these is asked for; none: everyone may.
         origins: pages of which sites may call this from a browser (CORS); none by default.
+        hosts: see `Guard`.
         gated: paths of what is mounted later and asks for the key itself.
     """
     limits = limits or Limits()
@@ -108,7 +111,15 @@ def create_app(
     _route_answers(app, service, limits)
     _route_adapters(app, service)
     _route_state(app, service)
-    app.add_middleware(Guard, keys=keys, most_bytes=limits.body, patience=limits.arrival, gated=gated)
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        most_bytes=limits.body,
+        patience=limits.arrival,
+        gated=gated,
+        origins=origins,
+        hosts=hosts,
+    )
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     return app
@@ -119,7 +130,7 @@ def _route_answers(app: FastAPI, service: Service, limits: Limits) -> None:
     async def chat(request: Request, body: schema.ChatRequest) -> Response:
         """Answer a conversation; with `stream: true` as server-sent events."""
         ask = await chat_question(service, body, limits.images)
-        tools = bool(body.tools) and body.tool_choice != "none"
+        tools = [tool.function.name for tool in body.tools or [] if body.tool_choice != "none"]
         usage = body.stream_options is not None and body.stream_options.include_usage
         reply = Reply(service, [await service.start(ask)], "chat", tools, usage)
         return await _send(request, reply, bool(body.stream), limits.answer)
@@ -194,7 +205,7 @@ def _route_adapters(app: FastAPI, service: Service) -> None:
         """The base, and every adapter that can be asked for."""
         return {"object": "list", "data": [_model(service, name) for name in service.models()]}
 
-    @app.get("/v1/models/{name}", responses=_pick(401, 404))
+    @app.get("/v1/models/{name:path}", responses=_pick(401, 404))
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
         return _model(service, service.known(name))
@@ -222,8 +233,9 @@ def _route_adapters(app: FastAPI, service: Service) -> None:
     @app.post("/v1/adapters/{name}/load", responses=_pick(400, 401, 404, 408, 413, 429))
     async def load(name: str, body: schema.LoadRequest | None = Body(None)) -> dict[str, Any]:  # noqa: B008
         """Have an adapter in memory before it is asked for; `pinned` keeps it there."""
-        entry = found(name)
+        found(name)
         await _loaded(service, name, again=False)
+        entry = found(name)  # it may have gone from the folder since
         if body is not None and body.pinned is not None:
             pool.pin(name, body.pinned)
         return _adapter(entry)
@@ -231,9 +243,9 @@ def _route_adapters(app: FastAPI, service: Service) -> None:
     @app.post("/v1/adapters/{name}/reload", responses=_pick(400, 401, 404, 429))
     async def reload(name: str) -> dict[str, Any]:
         """Read an adapter anew. Requests under way end with the version they began with."""
-        entry = found(name)
+        found(name)
         await _loaded(service, name, again=True)
-        return _adapter(entry)
+        return _adapter(found(name))
 
     @app.post("/v1/adapters/{name}/unload", responses=_pick(401, 404))
     async def unload(name: str) -> dict[str, Any]:
@@ -251,6 +263,8 @@ async def _loaded(service: Service, name: str, again: bool) -> None:
         raise ApiError(400, f"The adapter {name!r} cannot be loaded: {reason}", "adapter_broken", "name") from error
     except NoRoomError as error:
         raise busy(str(error)) from error
+    except KeyError:  # a scan has found its folder gone
+        raise ApiError(404, unknown_model(name, list(service.pool.entries)), "model_not_found", "name") from None
     service.pool.release(held)
 
 
@@ -326,7 +340,7 @@ def _describe(app: FastAPI, keyed: bool, models: Sequence[str]) -> None:
 
 
 def _pick(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: _ERRORS[status] for status in statuses}
+    return {status: _ERRORS[status] for status in (403, *statuses)}
 
 
 _STARTED = int(time.time())

@@ -1,4 +1,4 @@
-"""What stands before every request: its size, its patience, and its key. Plain ASGI, so that streams pass untouched."""
+"""What stands before every request: its sender, size, patience and key. Plain ASGI, so that streams pass untouched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,8 +25,35 @@ OPEN = ("/health",)
 """What needs no key."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def accepted_hosts(host: str, keys: Sequence[str], origins: Sequence[str]) -> Collection[str] | None:
+    """The `hosts` of a `Guard`: on a loopback address without keys, the names of the allowed sites; else all (None)."""
+    if keys or "*" in origins or not is_loopback(host):
+        return None
+    return {name for origin in origins if (name := _host_of(origin)) is not None}
+
+
+def _host_of(origin: str) -> str | None:
+    """The name in an origin, or in a `//` and a Host header, without its port."""
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
 class Guard:
-    """Refuses bodies that are too large or too slow, and requests without a key.
+    """Refuses pages of other sites, bodies that are too large or too slow, and requests without a key.
+
+    A browser lets any page send requests, and only keeps the answers from it. Each is therefore refused whose Origin
+    is neither the server itself nor allowed. A site whose name is made to point here (DNS rebinding) has the right
+    Origin, but a Host that is none of ours.
 
     Args:
         app: what is guarded.
@@ -32,6 +61,9 @@ class Guard:
         most_bytes: of a body.
         patience: seconds that a body may take to arrive.
         gated: paths that ask for the key themselves, and all below them; of `/` nothing below.
+        origins: sites whose pages may ask, as `https://page.example`; `*` are all.
+        hosts: names that a Host header may have besides loopback's, and besides those without a dot, which no site on
+            the Internet can have; None takes any.
     """
 
     def __init__(
@@ -41,10 +73,13 @@ class Guard:
         most_bytes: int = 2**24,
         patience: float = 30.0,
         gated: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        hosts: Collection[str] | None = None,
     ) -> None:
         self.app, self.most_bytes, self.patience = app, most_bytes, patience
         self.gated, self.below = gated, tuple(f"{place}/" for place in gated if place != "/")
         self.keys = [key.encode() for key in keys]
+        self.origins, self.hosts = {origin.lower() for origin in origins}, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -61,6 +96,7 @@ class Guard:
 
         try:
             headers = dict(scope["headers"])
+            self._known_sender(headers)
             await self._admit(scope, headers, receive)
             await self.app(scope, bounded, sending)
         except ApiError as error:
@@ -70,6 +106,22 @@ class Guard:
             log.exception("a request failed")
             if not begun:
                 await _answer(send, ApiError(500, "The request failed in the server.", "internal_error"))
+
+    def _known_sender(self, headers: dict[bytes, bytes]) -> None:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin.partition("://")[2] != host and not {"*", origin} & self.origins:
+            message = "Pages of other sites may not ask this server (--cors ORIGIN lets them)."
+            raise ApiError(403, message, "origin_refused", headers=CLOSE)
+        if self.hosts is None or not host:
+            return
+        name = (_host_of(f"//{host}") or "").rstrip(".")
+        if not name or not ({".", ":"}.isdisjoint(name) or is_loopback(name) or name in self.hosts):
+            message = (
+                "As long as it asks for no key (--api-key), this server answers to names of its own machine alone; "
+                "--cors https://NAME adds one."
+            )
+            raise ApiError(403, message, "host_refused", headers=CLOSE)
 
     async def _admit(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> None:
         path, method = scope["path"], scope["method"]

@@ -100,6 +100,7 @@ class Entry:
         files: its configuration and the shapes of its tensors; None where they could not be read.
         template: how its training records were worded.
         pinned: never forgotten to make room.
+        named: it was added by name and folder, and no scan puts another in its place.
         held: the version in memory.
         loads: how often it was loaded, and the `seconds` that the last one took.
     """
@@ -110,6 +111,7 @@ class Entry:
     files: AdapterFiles | None = None
     template: str | None = None
     pinned: bool = False
+    named: bool = False
     held: Held | None = None
     loads: int = 0
     seconds: float = 0.0
@@ -156,7 +158,8 @@ class AdapterPool:
     def scan(self, folder: Path | None = None) -> list[Entry]:
         """Look through a folder of adapters (again); returns all entries.
 
-        New ones are added, those that are gone are retired, broken ones looked at anew. One in memory stays as it is.
+        New ones are added, those that are gone are retired, broken ones looked at anew. One in memory stays as it is,
+        and one that was added by name stays with its own folder.
 
         Raises:
             UserError: there is no such folder.
@@ -166,15 +169,19 @@ class AdapterPool:
             return list(self.entries.values())
         if not self.folder.is_dir():
             raise UserError(f"the folder of adapters {self.folder} does not exist")
-        root = self.folder.resolve()
         there = {path.name: path for path in sorted(self.folder.iterdir()) if path.is_dir() and path.name[0] != "."}
-        with self._lock:
-            for name in [n for n, e in self.entries.items() if e.folder.parent.resolve() == root and n not in there]:
-                self._retire(self.entries.pop(name))
-            for name, path in there.items():
+        root = self.folder.resolve()
+        with self._loading, self._lock:  # a load under way is for an entry that must still be there when it ends
+            gone = [n for n, e in self.entries.items() if e.folder.parent.resolve() == root and n not in there]
+            for name in gone:
+                if not self.entries[name].named:
+                    self._retire(self.entries.pop(name))
+            for name, path in (there | {e.name: e.folder for e in self.entries.values() if e.named}).items():
                 known = self.entries.get(name)
-                if known is None or known.held is None:
-                    self._add(name, path, pinned=known is not None and known.pinned)
+                if known is None:
+                    self._add(name, path)
+                elif known.held is None:
+                    self._add(name, path, pinned=known.pinned, named=known.named)
             return list(self.entries.values())
 
     def add(self, named: dict[str, Path]) -> None:
@@ -184,12 +191,12 @@ class AdapterPool:
             UserError: one cannot be used: who names an adapter wants it.
         """
         for name, folder in named.items():
-            entry = self._add(name, folder)
+            entry = self._add(name, folder, named=True)
             if entry.problem:
                 raise UserError(f"the adapter {name!r} cannot be served: {entry.problem}")
 
-    def _add(self, name: str, folder: Path, pinned: bool = False) -> Entry:
-        entry = Entry(name, folder, pinned=pinned)
+    def _add(self, name: str, folder: Path, pinned: bool = False, named: bool = False) -> Entry:
+        entry = Entry(name, folder, pinned=pinned, named=named)
         try:
             reason = bad_name(name, self.base)
             if reason:

@@ -212,21 +212,27 @@ def _turn(message: Any, number: int, pictures: list[ImageSource]) -> Turn:
             )
         _whole(json.dumps([call.function.name, arguments], ensure_ascii=False), param)
         calls.append({"name": call.function.name, "arguments": arguments})
-    return Turn("assistant", text, tool_calls=tuple(calls))
+    written = [json.dumps(call, ensure_ascii=False) for call in calls]  # as in `data/formats.py`
+    content = "\n".join([text] * bool(text.strip()) + written)
+    return Turn("assistant", content, tool_calls=tuple(calls), spoken=text)
 
 
 def _text(content: Any, param: str, pictures: list[ImageSource]) -> str:
+    """A message's text: its parts in one, as in training, where an image is named only between two texts."""
     if content is None:
         return ""
     if isinstance(content, str):
         return _whole(content, param)
-    texts = []
+    text, between = "", ""
     for part in content:
-        if isinstance(part, schema.TextPart):
-            texts.append(_whole(part.text, param))
-        else:
+        if isinstance(part, schema.ImagePart):
             pictures.append(_picture(part.image_url.url, param))
-    return "\n".join(texts)
+            between += f"\nimage {len(pictures)}\n"
+        elif text or not between:
+            text, between = text + between + _whole(part.text, param), ""
+        else:
+            text, between = _whole(part.text, param).lstrip(), ""
+    return text.rstrip() if between else text
 
 
 def _picture(url: str, param: str) -> ImageSource:

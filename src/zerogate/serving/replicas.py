@@ -150,6 +150,8 @@ class Router:
         if body is None:
             return
         asked = {name: scope[name] for name in _SCOPE if name in scope}
+        # The guard in front has looked at it, and the replicas' own knows of no sites that are allowed.
+        asked["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]
         path, method = scope["path"], scope["method"]
         if path == "/health" and method == "GET":
             await _send_whole(send, await self._health(asked))
@@ -337,7 +339,8 @@ def run(
             options={**settings.options, "device": places.device},
             folder=settings.folder.resolve() if settings.folder is not None else None,
             adapters={name: folder.resolve() for name, folder in settings.adapters.items()},
-            origins=(),  # the router's affair
+            origins=(),  # the router's affair, as are hosts
+            hosts=None,
         )
         deployment: Any = serve.deployment(
             Replica,
@@ -354,7 +357,14 @@ def run(
             handle = _started(deployment.bind(own, places), name)
             about = handle.about.remote().result()
             app: ASGIApp = Router(handle, count, settings)
-            app = Guard(app, settings.keys, settings.limits.body, settings.limits.arrival)
+            app = Guard(
+                app,
+                settings.keys,
+                settings.limits.body,
+                settings.limits.arrival,
+                origins=settings.origins,
+                hosts=settings.hosts,
+            )
             if settings.origins:
                 app = CORSMiddleware(app, list(settings.origins), allow_methods=["*"], allow_headers=["*"])
             server.listen(app, settings, sock, lambda: ready(*about))

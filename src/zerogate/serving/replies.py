@@ -9,14 +9,14 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from zerogate.inference.tool_use import HeldBack
 from zerogate.serving.problems import ApiError, error_body
 from zerogate.serving.sampling import Likelihood
-from zerogate.tools.render import openai_calls, read_calls
+from zerogate.tools.render import before_calls, openai_calls, read_calls
 
 if TYPE_CHECKING:
     from zerogate.serving.service import Answering, Line, Piece, Service
@@ -33,7 +33,7 @@ class Reply:
         service: whose answers.
         answerings: one per prompt.
         kind: chat or completion.
-        tools: whether an answer may be calls.
+        tools: names of the tools that an answer may call.
         usage: whether a stream ends with the counts.
         id, created: of the answer.
     """
@@ -41,7 +41,7 @@ class Reply:
     service: Service
     answerings: Sequence[Answering]
     kind: Literal["chat", "completion"]
-    tools: bool = False
+    tools: Collection[str] = ()
     usage: bool = False
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -76,10 +76,10 @@ class Reply:
                 choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
                 continue
             message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-            calls = openai_calls(read_calls(text)) if self.tools else []
+            calls = openai_calls(read_calls(text, self.tools)) if self.tools else []
             if calls:
                 finish = "tool_calls" if finish == "stop" else finish
-                message |= {"content": None, "tool_calls": _named(calls, self.id)}
+                message |= {"content": before_calls(text) or None, "tool_calls": _named(calls, self.id)}
             choices.append(
                 {
                     "index": index,
@@ -172,9 +172,8 @@ class Reply:
             if held is not None:  # what may be a call waits until it is known to be none
                 held(text)
                 if piece.finish is not None:
-                    calls = openai_calls(read_calls(line.writer.text))
-                    if not calls:
-                        held.release()
+                    calls = openai_calls(read_calls(line.writer.text, self.tools))
+                    held.release(len(before_calls(line.writer.text)) if calls else None)
                 text = "".join(pieces)
                 pieces.clear()
             finish = "tool_calls" if calls and piece.finish == "stop" else piece.finish

@@ -126,6 +126,10 @@ class AssistantMessage(Strict):
     content: Text | TextParts | None = None
     name: Name | None = None
     refusal: Text | None = None
+    # The client's own `message.model_dump()` has these, too.
+    annotations: list[Any] | None = Field(None, description="Ignored.")
+    audio: dict[str, Any] | None = Field(None, description="Ignored.")
+    function_call: None = Field(None, description="Only null: calls are in tool_calls.")
     tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=64)] | None = None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Settings:
         cache_bytes: for keys and values; None chooses.
         adapter_bytes: for adapters.
         limits: what a request may want.
-        keys, origins, gated: see `create_app`.
+        keys, origins, gated, hosts: see `create_app`.
         farewell: seconds that requests get to finish when the server is stopped.
     """
 
@@ -61,6 +61,7 @@ class Settings:
     keys: Sequence[str] = ()
     origins: Sequence[str] = ()
     gated: Sequence[str] = ()
+    hosts: Collection[str] | None = None
     farewell: int = 120
 
 
@@ -91,7 +92,8 @@ def build(settings: Settings) -> tuple[Service, FastAPI]:
     missing = [name for name in settings.preload if name not in pool.entries]
     if missing:
         raise UserError(f"there is no adapter {missing[0]!r} to load; there are: {', '.join(pool.entries) or 'none'}")
-    return service, create_app(service, settings.limits, settings.keys, settings.origins, settings.gated)
+    app = create_app(service, settings.limits, settings.keys, settings.origins, settings.gated, settings.hosts)
+    return service, app
 
 
 def not_served(service: Service) -> list[tuple[str, str]]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zerogate.tools.registry import Toolbox
 from zerogate.tools.tool import Called
 
+_OPENS = "<tool_call>"
 _HERMES = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _LLAMA = re.compile(r"\A\s*(?:<\|python_tag\|>)?\s*(\{.*\})\s*(?:<\|eom_id\|>|<\|eot_id\|>)?\s*\Z", re.DOTALL)
 
@@ -41,14 +42,24 @@ def descriptions(tools: Toolbox) -> list[dict[str, Any]]:
     ]
 
 
-def read_calls(answer: str) -> list[Asked]:
-    """The calls in an answer, in either form; what is malformed is none."""
-    found = [call for text in _HERMES.findall(answer) if (call := _read(text)) is not None]
-    if found or "<tool_call>" in answer:
-        return found
-    bare = _LLAMA.match(answer)
-    call = _read(bare.group(1)) if bare else None
-    return [call] if call else []
+def read_calls(answer: str, offered: Collection[str] | None = None) -> list[Asked]:
+    """The calls in an answer, in either form; what is malformed is none, nor is any object that happens to have a name.
+
+    Args:
+        answer: what the model said.
+        offered: names of the tools; a call of any other is none. None takes any name.
+    """
+    marked = _OPENS in answer
+    bare = None if marked else _LLAMA.match(answer)
+    texts = _HERMES.findall(answer) if marked else [bare.group(1)] if bare else []
+    calls = [call for text in texts if (call := _read(text, bare=not marked)) is not None]
+    return [call for call in calls if offered is None or call.name in offered]
+
+
+def before_calls(answer: str) -> str:
+    """What an answer that calls says before its first call; nothing where that is blank."""
+    said = answer.partition(_OPENS)[0] if _OPENS in answer else ""
+    return said if said.strip() else ""
 
 
 def openai_calls(calls: list[Asked]) -> list[dict[str, Any]]:
@@ -70,13 +81,15 @@ def result_message(called: Called, call_id: str | None = None) -> dict[str, Any]
     return message if call_id is None else {**message, "tool_call_id": call_id}
 
 
-def _read(text: str) -> Asked | None:
+def _read(text: str, bare: bool) -> Asked | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
         return None
+    if bare and len(found) > 1 and not found.keys() & {"arguments", "parameters"}:
+        return None  # data; a name alone may be a call without arguments
     arguments = found.get("arguments", found.get("parameters", {}))
     if isinstance(arguments, str):  # OpenAI's way
         try:

@@ -10,7 +10,7 @@ from trl import SFTConfig
 from zerogate.training.recipe import Plan, Recipe
 
 
-def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: bool, first: bool) -> SFTConfig:
+def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: bool, measure_first: bool) -> SFTConfig:
     """The trainer's arguments.
 
     Args:
@@ -18,7 +18,7 @@ def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: boo
         plan: what it comes to.
         model: with the adapter on it.
         autocast: fp32 layers are trained inside a half-precision base.
-        first: the run begins, and the untrained adapter is measured.
+        measure_first: measure before the first step.
     """
     train = recipe.train
     on_cpu = next(model.parameters()).device.type == "cpu" and (
@@ -55,7 +55,7 @@ def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: boo
             # Measurements and checkpoints are asked for by Flow, once each.
             eval_strategy="no",
             save_strategy="no",
-            eval_on_start=first,
+            eval_on_start=measure_first,
             logging_steps=train.log_every,
             logging_first_step=True,
             logging_nan_inf_filter=False,

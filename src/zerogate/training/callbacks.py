@@ -17,37 +17,29 @@ from zerogate.training.recipe import TrainSection
 
 
 class Flow(TrainerCallback):
-    """Ask for measurements and checkpoints as the recipe says, each at most once per step, and always at the end."""
+    """Ask for measurements and checkpoints as the recipe says, and always at the end.
+
+    Both are asked for together, and the trainer measures first: a checkpoint knows the best adapter of its own step.
+    """
 
     def __init__(self, train: TrainSection) -> None:
         self.train = train
-        self.evaluated = self.saved = 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Steps the recipe names, and the last."""
+        """Steps the recipe names, ends of epochs if it names them, and the last step."""
         last = state.global_step >= state.max_steps
-        self._ask(
-            state,
-            control,
-            self._due(self.train.evaluate_every, state) or last,
-            self._due(self.train.save_every, state) or last,
-        )
+        control.should_evaluate = self._due(self.train.evaluate_every, state) or last
+        control.should_save = self._due(self.train.save_every, state) or last
         control.should_log = control.should_log or last
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ends of epochs, if the recipe names them."""
-        self._ask(state, control, self.train.evaluate_every == "epoch", self.train.save_every == "epoch")
+        """Nothing more: the epoch's last step has asked."""
+        control.should_evaluate = control.should_save = False
 
     def _due(self, every: int | str, state: TrainerState) -> bool:
-        return isinstance(every, int) and state.global_step % every == 0
-
-    def _ask(self, state: TrainerState, control: TrainerControl, evaluate: bool, save: bool) -> None:
-        control.should_evaluate = evaluate and self.evaluated != state.global_step
-        control.should_save = save and self.saved != state.global_step
-        if control.should_evaluate:
-            self.evaluated = state.global_step
-        if control.should_save:
-            self.saved = state.global_step
+        if isinstance(every, int):
+            return state.global_step % every == 0
+        return state.epoch is not None and float(state.epoch).is_integer()
 
 
 class Metrics(TrainerCallback):

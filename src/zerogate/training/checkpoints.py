@@ -78,6 +78,13 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:07d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was written after."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None  # `newest` gave it
+    return int(match[1])
+
+
 def seal(checkpoint: Path) -> None:
     """List the files of a finished checkpoint and their sizes in it."""
     sizes = {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir())}

@@ -10,14 +10,17 @@ output:  runs/demo
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from zerogate.bases.quantize import Quantization
 from zerogate.data.section import DataSection
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+# A folder, with ~ for the home folder.
+Place = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser()))]
 Often = Literal["epoch"] | Annotated[int, Field(ge=1)]
 
 # The paper's learning rates are stated for this batch size.
@@ -25,9 +28,9 @@ PAPER_BATCH = 256
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors."""
+    """A part of a recipe: unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseSection(Section):
@@ -92,7 +95,7 @@ class TrainSection(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     max_grad_norm: PositiveFloat | None = 1.0
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     group_by_length: bool = True
     joint: bool = False
     gradient_checkpointing: bool = False
@@ -146,7 +149,7 @@ class Recipe(Section):
     adapter: dict[str, Any]
     data: DataSection
     train: TrainSection
-    output: str
+    output: Place
     report_to: tuple[Tracker, ...] = ()
 
 

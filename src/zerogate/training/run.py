@@ -24,7 +24,7 @@ from zerogate.training.arguments import sft_config
 from zerogate.training.attach import attach, count_parameters, make_trained_fp32, save_adapter
 from zerogate.training.callbacks import Bar, Best, Flow, Metrics, quiet_libraries, read_metrics
 from zerogate.training.card import CardFacts, render_card
-from zerogate.training.checkpoints import write_folder
+from zerogate.training.checkpoints import step_of, write_folder
 from zerogate.training.gates import gate_magnitudes
 from zerogate.training.methods import build_config, check_method, method_of
 from zerogate.training.plots import draw_figure, draw_gates, draw_loss
@@ -196,6 +196,11 @@ def _run(
         write_folder(folder / name, write)
 
     best = Best(save, problem.merit)
+    done = step_of(checkpoint) if checkpoint is not None else 0
+    best.latest = _measured_at(_metrics(folder), done) if done else {}
+    # An untrained adapter's loss is the base's; an untrained head's figures mean nothing. A run that was killed after
+    # its last step takes no other one, so it measures only where the last figures were lost.
+    measure_first = not best.latest if done >= plan.steps else done == 0 and not labelled
     bar = Bar(console, problem.merit)
     trainer = problem.make_trainer(
         data,
@@ -205,8 +210,7 @@ def _run(
         keep_checkpoints=recipe.train.keep_checkpoints,
         rate_factors=recipe.train.rate_factors,
         model=model,
-        # An untrained adapter's loss is the base's; an untrained head's figures mean nothing.
-        args=sft_config(recipe, plan, model, autocast, first=checkpoint is None and not labelled),
+        args=sft_config(recipe, plan, model, autocast, measure_first),
         callbacks=[Flow(recipe.train), Metrics(folder / "metrics.jsonl"), best, bar],
     )
     start = time.perf_counter()
@@ -234,7 +238,7 @@ def _run(
         draw_loss(metrics, folder / "loss.png", title, "label" if labelled else "token")
         if labelled and best.latest:
             at_best = _measured_at(metrics, trainer.state.best_global_step)
-            summary |= {"best_loss": at_best["eval_loss"], "best": _figures(at_best), "last": _figures(best.latest)}
+            summary |= {"best_loss": at_best.get("eval_loss"), "best": _figures(at_best), "last": _figures(best.latest)}
             draw_figure(metrics, problem.merit.key, problem.merit.name, folder / "metric.png", title)
         if gate_magnitudes(model):
             from zerogate.adapters.zero_init import gates
@@ -256,8 +260,8 @@ def _figures(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _measured_at(metrics: list[dict[str, Any]], step: int | None) -> dict[str, float]:
-    """The held-out measurement of a step."""
-    return next(entry for entry in reversed(metrics) if entry["step"] == step and "eval_loss" in entry)
+    """The held-out measurement of a step; empty where there is none."""
+    return next((entry for entry in reversed(metrics) if entry["step"] == step and "eval_loss" in entry), {})
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

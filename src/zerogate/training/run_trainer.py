@@ -103,6 +103,9 @@ class RunTrainer(Trainer):
         return self.zg_sampler
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # upstream would take one more step
+            self.control.should_training_stop = True
+            return
         self.zg_sampler.epoch = kwargs["epoch"]
         super()._run_epoch(*args, **kwargs)
 

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 from commands import run_command
 from rich.console import Console
+from transformers import BertForQuestionAnswering
 
 from zerogate.errors import UserError
 from zerogate.inference.predict import Predictor, spans_of
 from zerogate.inference.reading import reader_of
 from zerogate.tools.named import named_tools
 from zerogate.training.problems import find_problem
+from zerogate.training.problems.base import load_fast_tokenizer
 from zerogate.training.problems.labelled import LabelledProblem
+from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.squad_score import exact_match
-from zerogate.training.problems.trained import load_trained
+from zerogate.training.problems.trained import Trained, load_trained
 from zerogate.training.recipe_file import parse_recipe
 from zerogate.training.run import train
 
@@ -153,6 +156,14 @@ def test_answers(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     surest = max(Predictor(trained, margin=0.0)(asked), key=lambda row: row["score"])
     assert called.result == surest["answer"] and (called.error is None) == bool(surest["answer"])
+
+
+def test_a_question_that_is_too_long_is_named_by_its_row(tiny_bert: Path) -> None:
+    model = BertForQuestionAnswering.from_pretrained(tiny_bert).eval()
+    trained = Trained(model, load_fast_tokenizer(str(tiny_bert)), QuestionAnswering, tiny_bert, str(tiny_bert))
+    rows = [{"question": "where ?", "context": "anna lives in paris"}] * 5
+    with pytest.raises(UserError, match="question 6 has 300 tokens"):
+        list(Predictor(trained, batch_size=4)([*rows, {"question": "a " * 300, "context": "anna lives in paris"}]))
 
 
 def test_spans() -> None:

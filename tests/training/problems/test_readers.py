@@ -134,6 +134,31 @@ def test_columns_are_found(tmp_path: Path) -> None:
     file.write_text("-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n")
     read = read_sentences(str(file), None)
     assert [sentence.words for sentence in read] == [("EU", "rejects"), ("Peter",)]
+    assert [sentence.tags for sentence in read] == [("B-ORG", "O"), ("B-PER",)]
+    file.write_text(file.read_text().replace("-X- O O", "-X- -X- O"))
+    assert read_sentences(str(file), None) == read
+
+
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.conll").write_text("EU B-ORG\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read_sentences("~/a.conll", None)) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["in", 2008], "ner_tags": ["O", "O"]}, "row 1: the word 2008 is not text"),
+        ({"words": ["a"], "frames": [{"tags": ["O"]}]}, "row 1: a frame's `predicate` must be .* not None"),
+        ({"words": ["a"], "frames": [{"predicate": 3, "tags": ["O"]}]}, "predicate` must be .* 0 to 0, not 3"),
+        ({"words": ["a"], "frames": None}, "row 1: `frames` must be a list"),
+    ],
+)
+def test_rows_that_do_not_fit(row: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=message):
+        read_sentences(str(file), None)
 
 
 def test_a_file_without_tags(tmp_path: Path) -> None:
@@ -171,6 +196,33 @@ def test_moving_and_transparent_pictures_become_rgb() -> None:
         target = io.BytesIO()
         Image.new(mode, (4, 4)).save(target, kind)
         assert decode(Picture("x", "y", target.getvalue())).mode == "RGB"
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> Picture:
+    target = io.BytesIO()
+    image.save(target, kind, **options)
+    return Picture("x", "y", target.getvalue())
+
+
+def test_pictures_are_decoded_as_records_images_are() -> None:
+    deep = Image.new("I;16", (2, 1))
+    deep.putpixel((1, 0), 0x8000)
+    assert [decode(encoded(deep)).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (128, 128, 128)]
+    turned = Image.Exif()
+    turned[0x112] = 6
+    assert decode(encoded(Image.new("RGB", (20, 10)), "JPEG", exif=turned)).size == (10, 20)
+    assert decode(encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 0)))).getpixel((0, 0)) == (255, 255, 255)
+    plain = Image.effect_noise((16, 16), 60).convert("RGB")
+    assert decode(encoded(plain)).tobytes() == plain.tobytes()
+
+
+def test_pictures_in_no_classs_own_folder_are_named(tmp_path: Path) -> None:
+    for place in ("cat", "cat/more", "."):
+        (tmp_path / place).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "1.png")
+    elsewhere: list[str] = []
+    assert [picture.name for picture in read_pictures(tmp_path, None, elsewhere)] == ["cat/1.png"]
+    assert sorted(elsewhere) == ["1.png", "cat/more/1.png"]
 
 
 def test_a_tar_of_classes(tmp_path: Path) -> None:

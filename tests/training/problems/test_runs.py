@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from zerogate.training.callbacks import read_metrics
 from zerogate.training.problems import find_problem
 from zerogate.training.problems.labelled import LabelledProblem
 from zerogate.training.problems.question_answering import QuestionAnswering
+from zerogate.training.problems.token_classification import TokenClassification
 from zerogate.training.problems.trained import load_trained
 from zerogate.training.problems.windows import Found
 from zerogate.training.recipe_file import load_recipe, parse_recipe
@@ -184,14 +186,24 @@ def test_a_killed_run_ends_as_a_whole_one(recipe: Make, tmp_path: Path) -> None:
     settings = recipe("token_classification", "zero_init_prefix") | {"output": str(tmp_path / "two")}
     run(settings)
     # As if the second half had not been: the checkpoint of step 2 is what is left.
-    import shutil
-
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-0000004")
     (tmp_path / "two" / "summary.json").unlink()
     resumed = run(settings, resume=True)
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(parameter, dict(resumed.model.named_parameters())[name]), name
     assert resumed.summary["last"] == whole.summary["last"]
+
+
+@pytest.mark.parametrize("steps", [4, 6], ids=["at an epoch's end", "inside an epoch"])
+def test_a_run_killed_after_its_last_checkpoint_ends_as_a_whole_one(steps: int, recipe: Make) -> None:
+    settings = recipe("token_classification", "zero_init_prefix")
+    settings["train"]["steps"] = steps  # four steps are an epoch
+    whole = run(settings)
+    (whole.folder / "summary.json").unlink()
+    resumed = run(settings, resume=True)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, dict(resumed.model.named_parameters())[name]), name
+    assert whole.summary | {"seconds": 0} == resumed.summary | {"seconds": 0}
 
 
 def test_the_head_is_fresh_and_seeded(recipe: Make, tiny_vit: Path) -> None:
@@ -294,6 +306,68 @@ def test_questions_of_one_article_are_never_parted(recipe: Make) -> None:
     train, held_out = problem.questions
     assert len(held_out) == 5
     assert {q.group for q in train}.isdisjoint({q.group for q in held_out})
+
+
+def test_an_answer_with_a_space_at_its_end_is_learned(recipe: Make, tmp_path: Path) -> None:
+    context = "anna lives in paris ."
+    rows = [
+        {"title": f"{n}", "context": context, "question": "where ?", "answers": {"text": [text], "answer_start": [at]}}
+        for n, (text, at) in enumerate((("paris", 14), ("paris ", 14), (" paris", 13)))
+    ]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe("question_answering")
+    settings["data"] |= {"path": str(tmp_path / "qa.jsonl"), "held_out": None}
+    problem = problem_of(settings)
+    examples = problem.load_data(problem.load_processor()).train.examples
+    first, *others = [examples[i]["labels"] for i in range(3)]
+    assert first != [0, 0] and others == [first, first]
+    rows[1] |= {"context": "\u200b", "answers": {"text": [], "answer_start": []}}
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"question 2: its passage .* has no tokens"):
+        problem_of(settings).load_data(problem.load_processor())
+
+
+def test_the_frames_of_a_sentence_are_never_parted(recipe: Make, tmp_path: Path) -> None:
+    def row(number: int) -> dict[str, Any]:
+        frames = [{"predicate": at, "tags": [f"B-{'V' if at == i else 'ARG0'}" for i in range(3)]} for at in range(3)]
+        return {"words": ["anna", "lives", "x" + "y" * number], "frames": frames}
+
+    (tmp_path / "srl.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(6)))
+    settings = recipe("token_classification")
+    settings["data"] |= {"path": str(tmp_path / "srl.jsonl"), "held_out": 4}
+    problem = problem_of(settings)
+    assert isinstance(problem, TokenClassification)
+    train, held_out = problem.sentences
+    assert (len(train), len(held_out)) == (12, 4)
+    assert {s.text for s in train}.isdisjoint({s.text for s in held_out})
+    told = problem.load_data(problem.load_processor()).lines()
+    assert "1 kinds of spans: ARG0" in told[0] and "no leak" in told[-1]
+    # Another file with other predicates of the same sentences leaks them.
+    one = row(0) | {"frames": row(0)["frames"][:1]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(one) + "\n")
+    settings["data"] |= {"path": str(tmp_path / "train.jsonl"), "held_out": str(tmp_path / "srl.jsonl")}
+    problem = problem_of(settings)
+    assert "leak: 3 of them" in problem.load_data(problem.load_processor()).lines()[-1]
+
+
+def test_broken_pictures_are_named_before_anything_is_written(recipe: Make, photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    for part in ("train", "test"):
+        cut = copy / part / "red" / "3.png"
+        cut.write_bytes(cut.read_bytes()[:-30])
+    (copy / "train" / "red" / "more").mkdir()
+    shutil.copy(photos / "train" / "red" / "0.png", copy / "train" / "red" / "more")
+    settings = recipe("image_classification", "linear")
+    settings["data"]["path"] = str(copy)
+    with pytest.raises(UserError, match=r"2 pictures cannot be used(.|\n)*train/red/3\.png(.|\n)*test/red/3\.png"):
+        run(settings)
+    assert not Path(settings["output"]).exists()
+    for part in ("train", "test"):
+        (copy / part / "red" / "3.png").unlink()
+    problem = problem_of(settings)
+    told = problem.load_data(problem.load_processor()).lines()
+    assert told[-1] == "1 pictures that lie in no class's own folder left out, such as train/red/more/0.png"
 
 
 def test_recipes_say_their_task(recipe: Make, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from zerogate.errors import UserError
 from zerogate.training.context import load_text_tokenizer, tokenise
 from zerogate.training.problems.base import empty_model, load_image_processor, load_model
 from zerogate.training.problems.held_out import leak_line, read_parts
-from zerogate.training.problems.image_classification import Pictures, read_labelled
-from zerogate.training.problems.image_files import Picture
+from zerogate.training.problems.image_classification import Pictures, elsewhere_lines, read_labelled
+from zerogate.training.problems.image_files import Picture, check_pictures
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import ClassNamesSection
@@ -56,9 +56,14 @@ class BaseToNovel(LabelledProblem):
         return names[:middle], names[middle:]
 
     @cached_property
+    def elsewhere(self) -> list[str]:
+        """Pictures that were left out: they do not lie in a class's own folder."""
+        return []
+
+    @cached_property
     def parts(self) -> tuple[list[Picture], list[Picture]]:
         """All pictures to learn from, and all to measure on."""
-        return read_parts(self.section, partial(read_labelled, self.section))
+        return read_parts(self.section, partial(read_labelled, self.section, elsewhere=self.elsewhere))
 
     @cached_property
     def shots(self) -> list[Picture]:
@@ -112,9 +117,10 @@ class BaseToNovel(LabelledProblem):
         return []
 
     def load_data(self, processor: Any) -> LabelledData:
-        """Read; pictures are decoded when they are needed."""
+        """Read and check; pictures are decoded again when they are needed."""
         base, novel = self.halves
         assert self.texts  # a bad template is told before training
+        check_pictures([*self.shots, *self.parts[1]])
 
         def part(pictures: list[Picture]) -> Part:
             return Part(Pictures(pictures, base + novel, processor), [1] * len(pictures), pictures)
@@ -124,6 +130,7 @@ class BaseToNovel(LabelledProblem):
         if len(held_out):
             keys = ([picture.data for picture in one.records] for one in (train, held_out))
             told.append(f"{len(held_out):,} held-out pictures; {leak_line(*keys)}")
+        told += elsewhere_lines(self.elsewhere)
         return LabelledData(train, held_out if len(held_out) else None, tuple(told))
 
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,37 @@ def split_apart(records: Sequence[Record], count: int, seed: int) -> tuple[list[
     chosen = set(random.Random(seed).sample(range(len(records)), count))
     kept = [record for index, record in enumerate(records) if index not in chosen]
     return kept, [records[index] for index in sorted(chosen)]
+
+
+def split_groups(
+    records: Sequence[Record], count: int, seed: int, group: Callable[[Record], Hashable], called: str
+) -> tuple[list[Record], list[Record]]:
+    """Set `count` records aside, the same ones for the same seed, and leave out what else is of their groups.
+
+    Args:
+        records: all.
+        count: how many to set aside.
+        seed: of the choice.
+        group: records of one group are never on both sides.
+        called: what groups are, for the error: `articles`.
+
+    Raises:
+        UserError: that would leave nothing to train on.
+    """
+    sizes = Counter(map(group, records))
+    groups = list(sizes)
+    random.Random(seed).shuffle(groups)
+    chosen: set[Hashable] = set()
+    held = 0
+    for one in groups:
+        if held >= count:
+            break
+        chosen.add(one)
+        held += sizes[one]
+    if len(chosen) == len(groups):
+        raise UserError(f"data.held_out={count} leaves nothing to train on: whole {called} are held out")
+    kept = [record for record in records if group(record) not in chosen]
+    return kept, [record for record in records if group(record) in chosen][:count]
 
 
 def read_parts(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from zerogate.errors import UserError
 from zerogate.training.problems.base import load_image_processor
 from zerogate.training.problems.held_out import leak_line, read_parts
-from zerogate.training.problems.image_files import Picture, decode, read_pictures
+from zerogate.training.problems.image_files import Picture, check_pictures, decode, read_pictures
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import ImageSection
@@ -45,6 +45,11 @@ class ImageClassification(LabelledProblem):
     shown = ("accuracy",)
 
     @cached_property
+    def elsewhere(self) -> list[str]:
+        """Pictures that were left out: they do not lie in a class's own folder."""
+        return []
+
+    @cached_property
     def pictures(self) -> tuple[list[Picture], list[Picture]]:
         """What to learn from and what to measure on.
 
@@ -52,7 +57,7 @@ class ImageClassification(LabelledProblem):
             UserError: files that cannot be read, or classes that training does not have.
         """
         section: ImageSection = self.recipe.data  # type: ignore[assignment]
-        train, held_out = read_parts(section, partial(read_labelled, section))
+        train, held_out = read_parts(section, partial(read_labelled, section, elsewhere=self.elsewhere))
         known = {picture.label for picture in train}
         if strange := next((picture for picture in held_out if picture.label not in known), None):
             raise UserError(f"held out is {strange.name} of the class {strange.label!r}, which training does not have")
@@ -68,8 +73,9 @@ class ImageClassification(LabelledProblem):
         return load_image_processor(self.recipe.base.name)
 
     def load_data(self, processor: Any) -> LabelledData:
-        """Read; pictures are decoded when they are needed."""
+        """Read and check; pictures are decoded again when they are needed."""
         labels = self.label_names()
+        check_pictures(picture for part in self.pictures for picture in part)
         train, held_out = (
             Part(Pictures(pictures, labels, processor), [1] * len(pictures), pictures) for pictures in self.pictures
         )
@@ -77,6 +83,7 @@ class ImageClassification(LabelledProblem):
         if len(held_out):
             keys = ([picture.data for picture in part.records] for part in (train, held_out))
             told.append(f"{len(held_out):,} held-out pictures; {leak_line(*keys)}")
+        told += elsewhere_lines(self.elsewhere)
         return LabelledData(train, held_out if len(held_out) else None, tuple(told))
 
     def collate(self, examples: list[Example]) -> dict[str, Tensor]:
@@ -102,12 +109,19 @@ class ImageClassification(LabelledProblem):
         return {"accuracy": right / len(predictions)}
 
 
-def read_labelled(section: ImageSection, path: str, split: str | None) -> list[Picture]:
-    """Pictures with their classes, as the section says.
+def read_labelled(
+    section: ImageSection, path: str, split: str | None, elsewhere: list[str] | None = None
+) -> list[Picture]:
+    """Pictures with their classes, as the section says; `elsewhere` as in `read_pictures`.
 
     Raises:
         UserError: files that cannot be read.
     """
     if section.labels == "folder":
-        return read_pictures(path, split)
+        return read_pictures(path, split, elsewhere)
     return read_structured(section.labels, path, split)
+
+
+def elsewhere_lines(names: list[str]) -> list[str]:
+    """What is told of pictures that were left out."""
+    return [f"{len(names):,} pictures that lie in no class's own folder left out, such as {names[0]}"] if names else []

@@ -7,18 +7,28 @@ photos/train/cat/1.png  photos/test/dog/2.png  parts by name
 from __future__ import annotations
 
 import io
+import os
+import struct
 import tarfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from zerogate.errors import UserError
+from zerogate.vision.rgb import to_rgb
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Beyond this a picture is more likely a mistake, or made to fill the memory, than one to classify.
 _MOST_PIXELS = 64_000_000
+# What PIL's readers raise on damaged files.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,13 @@ class Picture:
     data: bytes
 
 
-def read_pictures(path: str | Path, split: str | None) -> list[Picture]:
+def read_pictures(path: str | Path, split: str | None, elsewhere: list[str] | None = None) -> list[Picture]:
     """Read a folder or a tar (also `.gz`, `.xz`, `.bz2`) of classes.
 
     Args:
         path: the folder or archive.
         split: the part to read: a folder above the classes; None where there are no parts.
+        elsewhere: takes the names of the part's pictures that are left out, as they lie above or below a class's own.
 
     Returns:
         In the order of their names.
@@ -59,8 +70,12 @@ def read_pictures(path: str | Path, split: str | None) -> list[Picture]:
         if PurePosixPath(name).suffix.lower() not in _ENDINGS:
             continue
         parts.add(inner[0])
-        if len(inner) == depth and (split is None or inner[0] == split):
+        if split is not None and inner[0] != split:
+            continue
+        if len(inner) == depth:
             found.append(Picture(name, inner[-2], read()))
+        elif elsewhere is not None:
+            elsewhere.append(name)
     if not found:
         wanted = f"{split}/CLASS/PICTURE" if split is not None else "CLASS/PICTURE"
         there = f"; the folders there are {', '.join(sorted(parts)[:8])}" if parts else ""
@@ -83,7 +98,7 @@ def list_pictures(path: Path) -> list[Path]:
 
 
 def decode(picture: Picture) -> Image.Image:
-    """The picture in RGB, its first frame where it moves.
+    """The picture in RGB and upright, its first frame where it moves, as records' images are shown (`vision.rgb`).
 
     Raises:
         UserError: it cannot be read, or is too large.
@@ -92,9 +107,33 @@ def decode(picture: Picture) -> Image.Image:
         image = Image.open(io.BytesIO(picture.data))
         if image.width * image.height > _MOST_PIXELS:
             raise UserError(f"{picture.name} has {image.width} x {image.height} pixels, more than {_MOST_PIXELS:,}")
-        return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        return to_rgb(image)
+    except UserError:
+        raise
+    except _BROKEN as error:
         raise UserError(f"{picture.name} cannot be read as a picture: {error}") from error
+
+
+def check_pictures(pictures: Iterable[Picture], most: int = 10) -> None:
+    """Decode every picture once, on all cores, so that none ends a run half way.
+
+    Raises:
+        UserError: those that cannot be read, by name.
+    """
+
+    def fault(picture: Picture) -> str | None:
+        try:
+            decode(picture)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = [found for found in pool.map(fault, pictures) if found is not None]
+    if faults:
+        more = f"\n  and {len(faults) - most:,} more" if len(faults) > most else ""
+        listed = "".join(f"\n  {one}" for one in faults[:most])
+        raise UserError(f"{len(faults):,} pictures cannot be used; mend them or take them out:{listed}{more}")
 
 
 def _files(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

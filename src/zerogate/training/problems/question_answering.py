@@ -8,7 +8,6 @@ question lacks an answer (1.1), one is always given.
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections import defaultdict
 from functools import cached_property
@@ -17,9 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from zerogate.errors import UserError
 from zerogate.training.problems.base import check_length, load_fast_tokenizer, longest_text
-from zerogate.training.problems.held_out import leak_line, read_parts
+from zerogate.training.problems.held_out import leak_line, read_parts, split_groups
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import QuestionSection
@@ -130,32 +128,21 @@ def _scores(found: list[tuple[Found, Question]], margin: float) -> dict[str, flo
 
 
 def split_articles(questions: list[Question], count: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """Set about `count` questions aside, whole articles, the same ones for the same seed.
+    """Set `count` questions aside, whole articles, the same ones for the same seed.
 
     Raises:
         UserError: that would leave nothing to train on.
     """
-    groups = list(dict.fromkeys(question.group for question in questions))
-    sizes: dict[str, int] = defaultdict(int)
-    for question in questions:
-        sizes[question.group] += 1
-    random.Random(seed).shuffle(groups)
-    chosen: set[str] = set()
-    for group in groups:
-        if sum(sizes[one] for one in chosen) >= count:
-            break
-        chosen.add(group)
-    if len(chosen) == len(groups):
-        raise UserError(f"data.held_out={count} leaves nothing to train on: whole articles are held out")
-    kept = [question for question in questions if question.group not in chosen]
-    return kept, [question for question in questions if question.group in chosen][:count]
+    return split_groups(questions, count, seed, lambda question: question.group, "articles")
 
 
 def _answer(spans: list[tuple[int, int] | None], question: Question) -> list[int]:
     """The tokens of the first answer; the window's first token twice where it is not wholly inside."""
-    if not question.answers:
+    if not question.answers or not question.answers[0][0].strip():
         return [0, 0]
     text, start = question.answers[0]
+    start += len(text) - len(text.lstrip())  # no token has the white space at its ends
+    text = text.strip()
     inside = [
         at for at, span in enumerate(spans) if span is not None and span[0] < start + len(text) and span[1] > start
     ]

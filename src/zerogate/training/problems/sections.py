@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from zerogate.data.section import HeldOut
 from zerogate.errors import UserError
 from zerogate.training.problems.structured_images import StructuredName
 from zerogate.training.recipe import Recipe, Section
@@ -30,7 +31,7 @@ class LabelledSection(Section):
 
     path: str
     split: str | None = None
-    held_out: Annotated[int, Field(ge=1)] | str | None = None
+    held_out: HeldOut = None
     held_out_limit: Annotated[int, Field(ge=1)] | None = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from zerogate.bases.loss import IGNORE
 from zerogate.errors import UserError
 from zerogate.training.problems.base import check_length, load_fast_tokenizer, longest_text
-from zerogate.training.problems.held_out import leak_line, read_parts
+from zerogate.training.problems.held_out import leak_line, read_parts, split_apart, split_groups
 from zerogate.training.problems.labelled import Example, LabelledData, LabelledProblem, Part
 from zerogate.training.problems.pieces import cut_pieces, word_logits
 from zerogate.training.problems.problem import Merit
@@ -42,7 +42,7 @@ class TokenClassification(LabelledProblem):
     @cached_property
     def sentences(self) -> tuple[list[Sentence], list[Sentence]]:
         """What to learn from and what to measure on."""
-        return read_parts(self.section, read_sentences)
+        return read_parts(self.section, read_sentences, split_sentences)
 
     def label_names(self) -> list[str]:
         """O, then B- and I- of every kind that training has."""
@@ -66,10 +66,12 @@ class TokenClassification(LabelledProblem):
         self.tokenizer = processor
         index = {label: number for number, label in enumerate(self.label_names())}
         train, held_out = (self._encode(part, index, self.section.max_length) for part in self.sentences)
-        told = [f"{len(train.records):,} training sentences, {(len(index) - 1) // 2} kinds of spans"]
+        kinds = [name[2:] for name in index if name.startswith("B-")]
+        named = ", ".join(kinds[:8]) + (f" and {len(kinds) - 8} more" if len(kinds) > 8 else "")
+        told = [f"{len(train.records):,} training sentences, {len(kinds)} kinds of spans: {named}"]
         told += self._cut(train)
         if held_out.records:
-            keys = ([sentence.words for sentence in part.records] for part in (train, held_out))
+            keys = ([sentence.text for sentence in part.records] for part in (train, held_out))
             told.append(f"{len(held_out.records):,} held-out sentences; {leak_line(*keys)}")
         return LabelledData(train, held_out if held_out.records else None, tuple(told))
 
@@ -123,3 +125,14 @@ class TokenClassification(LabelledProblem):
             "precision": float(precision_score(truth, guess, zero_division=0)),
             "recall": float(recall_score(truth, guess, zero_division=0)),
         }
+
+
+def split_sentences(sentences: list[Sentence], count: int, seed: int) -> tuple[list[Sentence], list[Sentence]]:
+    """Set `count` sentences aside, the same ones for the same seed; one asked about several predicates is not parted.
+
+    Raises:
+        UserError: that would leave nothing to train on.
+    """
+    if any(sentence.unmarked for sentence in sentences):
+        return split_groups(sentences, count, seed, lambda sentence: sentence.text, "sentences")
+    return split_apart(sentences, count, seed)

@@ -52,7 +52,7 @@ def cut_windows(
         passage, or None where it is not of the passage.
 
     Raises:
-        UserError: the question leaves the passage too little room.
+        UserError: the question leaves the passage too little room, or the passage has no tokens.
     """
     asked = len(tokenizer(question, add_special_tokens=False)["input_ids"])
     room = section.max_length - asked - tokenizer.num_special_tokens_to_add(pair=True)
@@ -74,6 +74,8 @@ def cut_windows(
     for number, ids in enumerate(encoded["input_ids"]):
         parts, places = encoded.sequence_ids(number), encoded["offset_mapping"][number]
         spans = [place if part == 1 else None for part, place in zip(parts, places, strict=True)]
+        if not any(spans):
+            raise UserError(f"question {row}: its passage {context[:40]!r} has no tokens; leave the question out")
         window = {"row": row, "input_ids": ids, "spans": spans}
         if "token_type_ids" in encoded:
             window["token_type_ids"] = encoded["token_type_ids"][number]
