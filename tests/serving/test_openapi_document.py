@@ -19,6 +19,9 @@ CHECKS = (
 
 def test_the_document_holds(live: Live, tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "schemathesis"
+    # Its own list of refusals lacks 413: some of its bodies are larger than the server takes.
+    refusals = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
+    (tmp_path / "schemathesis.toml").write_text(f"[checks.negative_data_rejection]\nexpected-statuses = {refusals}\n")
     done = subprocess.run(
         [str(program), "run", f"{live.url}/openapi.json", "--max-examples", "20", "--checks", CHECKS, "--phases",
          "examples,fuzzing", "--seed", "1", "--generation-database", "none", "--request-timeout", "30"],
