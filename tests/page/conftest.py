@@ -27,7 +27,7 @@ name: brief
 greeting: Ask away.
 sampling: {temperature: 0, max_new_tokens: 16}
 """
-LONG = "{name: long, greeting: At length., sampling: {temperature: 0, max_new_tokens: 200}}"
+LONG = "{name: long, greeting: At length., sampling: {temperature: 0, max_new_tokens: 900}}"
 TABLE = 'method,held-out loss,exact\n"zero-init, K=10",0.1234,96.4%\nLoRA <b>8</b>,0.2345,91.0%\n'
 EYES = (4, 5)
 
