@@ -227,9 +227,9 @@ class Router:
         from ray.serve.exceptions import DeploymentUnavailableError
 
         try:
-            found = await self.handle.broadcast("whole", asked, body).results_async(
-                timeout_s=self.settings.limits.answer, return_exceptions=True
-            )
+            # Ray's own time limit, cancelled, would leave a traceback in the log.
+            async with asyncio.timeout(self.settings.limits.answer):
+                found = await self.handle.broadcast("whole", asked, body).results_async(return_exceptions=True)
         except (DeploymentUnavailableError, TimeoutError):
             found = []
         answers = [answer for answer in found if not isinstance(answer, BaseException)]
@@ -274,6 +274,7 @@ class Router:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watching.cancel()
+        await asyncio.wait([watching])
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _watch(self) -> None:
@@ -283,7 +284,8 @@ class Router:
 
         while True:
             with suppress(RayError, RayServeException, TimeoutError):
-                names = set(await self.handle.broadcast("who").results_async(timeout_s=_WATCH * 10))
+                async with asyncio.timeout(_WATCH * 10):
+                    names = set(await self.handle.broadcast("who").results_async())
                 if self.known and names - self.known:
                     for asked, body in list(self.commands.values()):
                         await self._all(asked, body)
