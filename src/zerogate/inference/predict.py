@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel, PromptTuningConfig
@@ -27,6 +27,7 @@ from zerogate.training.problems.base import longest_text, mixed_precision
 from zerogate.training.problems.base_to_novel import CLASSES_FILE, BaseToNovel
 from zerogate.training.problems.image_classification import ImageClassification
 from zerogate.training.problems.image_files import Picture, decode
+from zerogate.training.problems.labelled import LENGTHS_FILE
 from zerogate.training.problems.pieces import cut_pieces, word_logits
 from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.sections import ClassNamesSection, QuestionSection, TaggedSection
@@ -37,6 +38,7 @@ from zerogate.training.problems.windows import answer_logits, best_in_window, be
 
 Row = dict[str, Any]
 Numbered = tuple[int, Row]
+TextSection = TypeVar("TextSection", QuestionSection, TaggedSection)
 
 # A text's words as corpora have them, marks by themselves.
 _WORD = re.compile(r"\w+(?:[-'\u2019.]\w+)*|[^\w\s]")
@@ -117,15 +119,21 @@ class Predictor:
             said = forward(self.trained.model, {name: tensor.to(self.device) for name, tensor in inputs.items()})
         return said.float().cpu()
 
-    def _room(self, section: type[QuestionSection] | type[TaggedSection]) -> int:
-        """Longest sequence: training's default, or what the base reads beside the adapter's prompts."""
+    def _cut(self, kind: type[TextSection]) -> TextSection:
+        """How texts are cut: as in training where that is recorded, and as the base reads beside the prompts."""
+        file = self.trained.folder / LENGTHS_FILE
+        section = kind(path="", **(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}))
         prompts = sum(
             config.num_virtual_tokens
             for config in (self.trained.model.peft_config.values() if isinstance(self.trained.model, PeftModel) else ())
             if isinstance(config, PromptTuningConfig)
         )
         limit = longest_text(self.trained.model.config, self.trained.processor) - prompts
-        return int(min(limit, section.model_fields["max_length"].default))
+        room = min(limit, section.max_length)
+        changed = {"max_length": room}
+        if isinstance(section, QuestionSection) and not file.is_file():
+            changed["stride"] = min(section.stride, room // 4)
+        return section.model_copy(update=changed)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
 
@@ -156,8 +164,7 @@ class Predictor:
 
     def _answers(self, numbered: list[Numbered]) -> Iterator[Row]:
         tokenizer = self.trained.processor
-        room = self._room(QuestionSection)
-        section = QuestionSection(path="", max_length=room, stride=min(room // 4, 128))
+        section = self._cut(QuestionSection)
         windows = [
             window
             for number, row in numbered
@@ -180,7 +187,7 @@ class Predictor:
 
     def _spans(self, numbered: list[Numbered]) -> Iterator[Row]:
         rows = [row for _, row in numbered]
-        tokenizer, longest = self.trained.processor, self._room(TaggedSection)
+        tokenizer, longest = self.trained.processor, self._cut(TaggedSection).max_length
         sentences = [row.get("tokens") or _WORD.findall(row["text"]) for row in rows]
         pieces = [
             {**piece, "row": number, "labels": []}

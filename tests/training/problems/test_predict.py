@@ -130,6 +130,16 @@ def test_answers(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     measured = problem.measure(trained.model, part, batch_size=4)
     assert sum(right) / len(right) == measured["eval_exact_match"]
     assert all(row["answer"] and row["answer"] in row["context"] for row in rows)
+    # As long a window as in training, though the base reads 128 tokens; an adapter of PEFT's making says nothing of it.
+    seen: list[int] = []
+    with trained.model.get_base_model().bert.embeddings.register_forward_hook(lambda *a: seen.append(a[2].shape[1])):
+        list(Predictor(trained)([{"question": "where ?", "context": "a b c d " * 60}]))
+    assert max(seen) == 32
+    (folder / "last" / "lengths.json").rename(tmp_path / "lengths.json")
+    with trained.model.get_base_model().bert.embeddings.register_forward_hook(lambda *a: seen.append(a[2].shape[1])):
+        list(Predictor(trained)([{"question": "where ?", "context": "a b c d " * 60}]))
+    assert max(seen) == 128
+    (tmp_path / "lengths.json").rename(folder / "last" / "lengths.json")
     # A passage of many windows: the answer is the best of them all. With --no-answer none where that is likelier.
     passage = " ".join(["a b c d e f g h"] * 120) + " anna lives in paris."
     (tmp_path / "passage.txt").write_text(passage)

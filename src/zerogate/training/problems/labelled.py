@@ -28,6 +28,9 @@ from zerogate.training.run_trainer import EpochSampler, RunTrainer
 
 Example = dict[str, Any]
 
+LENGTHS_FILE = "lengths.json"
+"""In a saved adapter's folder: how its texts were cut, by the names that the recipe's data has."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -150,9 +153,11 @@ class LabelledProblem:
         return ""
 
     def save_extras(self, folder: Path) -> None:
-        """`labels.json`: the head's classes in their order."""
+        """`labels.json`: the head's classes in their order; `lengths.json`: how texts are cut."""
         if (names := self.label_names()) is not None:
             (folder / "labels.json").write_text(json.dumps(names, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        if lengths := self.recipe.data.model_dump(include={"max_length", "stride", "max_answer_length"}):
+            (folder / LENGTHS_FILE).write_text(json.dumps(lengths, indent=1) + "\n", "utf-8")
 
     def summed_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, int, Tensor]:
         """Cross-entropy in fp32 summed over the learned labels, how many there are, and the logits."""
