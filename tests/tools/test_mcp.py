@@ -55,6 +55,9 @@ def test_our_client_has_the_servers_tools_as_its_own() -> None:
         assert calendar.call("").result.startswith("Today is ")
     with pytest.raises(UserError, match=r"the MCP server .* cannot be reached"), remote_tools(["no-such-command-here"]):
         pass
+    mute = remote_tools(["sleep", "1000"], patience=0.5)  # a command that waits for nobody
+    with pytest.raises(UserError, match=r"sleep 1000 does not answer as an MCP server \(.* timed out\)"), mute:
+        pass
 
 
 SERVER = """

@@ -20,12 +20,15 @@ from zerogate.tools.tool import Limits, Tool, ToolError
 
 
 @contextmanager
-def remote_tools(server: str | Sequence[str], limits: Limits | None = None) -> Iterator[list[Tool]]:
+def remote_tools(
+    server: str | Sequence[str], limits: Limits | None = None, *, patience: float = 60.0
+) -> Iterator[list[Tool]]:
     """A server's tools, for as long as the connection is held.
 
     Args:
         server: a URL (Streamable HTTP), or a command and its arguments.
         limits: of each call.
+        patience: seconds for each thing that the server is asked, its greeting first; a command may have to load itself.
 
     Raises:
         UserError: the server cannot be reached or is none.
@@ -39,7 +42,7 @@ def remote_tools(server: str | Sequence[str], limits: Limits | None = None) -> I
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
         try:
-            connection = portal.wrap_async_context_manager(Client(target))
+            connection = portal.wrap_async_context_manager(Client(target, read_timeout_seconds=patience))
             client = connection.__enter__()
             # Closed without the caller's exceptions, which the SDK's task groups would put into groups.
             stack.callback(connection.__exit__, None, None, None)
