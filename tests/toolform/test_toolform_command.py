@@ -172,6 +172,7 @@ def test_a_report_of_nothing_is_refused(made: tuple[Path, dict[str, Any]], tmp_p
         UserError, match=r"nothing to report yet: .*filtered.jsonl is made by the stages up to `filter`"
     ):
         run(str(made[0] / "recipe.yaml"), f"output={tmp_path / 'new'}", report=True)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

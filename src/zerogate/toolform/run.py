@@ -81,7 +81,7 @@ class Toolform:
         self.folder, self.clock = Path(recipe.output), Clock()
         self.tools = _tools(recipe, self.clock, reader_of)
         self.tasks = read_tasks((one.task, one.data, one.limit) for one in recipe.evaluate)
-        self._refuse_other()
+        self._early = self._refuse_other()
 
     @cached_property
     def documents(self) -> list[Document]:
@@ -95,6 +95,8 @@ class Toolform:
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
         """Run some of the stages, in their order."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "toolform.json", json.dumps(self._early, indent=1))
         for number, stage in enumerate(STAGES, start=1):
             if stage in stages:
                 self.console.rule(f"{number} of {len(STAGES)}: {stage}", align="left")
@@ -269,8 +271,8 @@ class Toolform:
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"
 
-    def _refuse_other(self) -> None:
-        """Go on only where calls would be sampled and weighed alike; what comes after may change, and says so."""
+    def _refuse_other(self) -> dict[str, Any]:
+        """How calls are sampled and weighed: as the folder's own were. The others may change."""
         kept = self.folder / "toolform.json"
         early = {"base", "tools", "documents", "proposer", "seed", "temperature", "sampling", "max_length"}
         new = json.loads(self.recipe.model_dump_json(include=early))
@@ -278,8 +280,7 @@ class Toolform:
             del section["gain"]
         if kept.exists() and (changed := changed_settings(json.loads(kept.read_text()), new)):
             raise UserError(f"{self.folder} was made with another recipe ({changed}); delete it, or choose another")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps(new, indent=1))
+        return new
 
     @contextmanager
     def _progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

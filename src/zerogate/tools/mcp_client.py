@@ -28,7 +28,7 @@ def remote_tools(
     Args:
         server: a URL (Streamable HTTP), or a command and its arguments.
         limits: of each call.
-        patience: seconds for each thing that the server is asked, its greeting first; a command may have to load itself.
+        patience: seconds for each thing that is asked, the greeting first; a command may have to load itself.
 
     Raises:
         UserError: the server cannot be reached or is none.
