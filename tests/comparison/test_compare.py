@@ -20,6 +20,7 @@ from zerogate.comparison import compare, load_comparison
 from zerogate.comparison.questions import check_tasks
 from zerogate.comparison.recipe import cell_recipe, final_cells, sweep_cells
 from zerogate.comparison.run import report
+from zerogate.data.load import load_records
 from zerogate.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -90,6 +91,10 @@ def test_a_sweep_measures_on_other_records_than_the_result(done: Path) -> None:
     final = cell_recipe(comparison, final_cells(comparison, base, method, 0.5)[0])
     assert [recipe.train.learning_rate for recipe in swept] == [0.01, 1.0] and final.train.learning_rate == 0.5
     assert {recipe.data.split_seed for recipe in swept} == {1} and final.data.split_seed == 0
+    learned, measured, _ = load_records(swept[0].data)
+    _, result, _ = load_records(final.data)
+    assert len(result) == 8 and len(measured) == 8
+    assert not {record.row for record in result} & {record.row for record in (*learned, *measured)}
     assert {recipe.train.steps for recipe in swept} == {2} and final.train.steps == 4
 
 

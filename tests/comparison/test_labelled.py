@@ -14,9 +14,13 @@ from rich.console import Console
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from zerogate.comparison import compare, load_comparison
-from zerogate.comparison.recipe import sweep_figure
+from zerogate.comparison.recipe import cell_recipe, final_cells, sweep_cells, sweep_figure
 from zerogate.comparison.run import report
 from zerogate.errors import UserError
+from zerogate.training.problems.held_out import read_parts
+from zerogate.training.problems.question_answering import split_articles
+from zerogate.training.problems.sections import QuestionSection
+from zerogate.training.problems.squad_files import read_questions
 
 QUIET = Console(quiet=True)
 
@@ -98,3 +102,29 @@ def test_what_does_not_fit_is_said_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two datasets are called 'x'"):
         load_comparison(tmp_path / "comparison.yaml", ["datasets=[{name: x, data: {}}, {name: x, data: {}}]"])
     assert not (tmp_path / "out").exists()
+
+
+def test_rates_are_chosen_without_the_records_that_are_measured(tmp_path: Path) -> None:
+    # Whole articles are held out. With the same seed the sweep's would be the first of the result's own.
+    articles = []
+    for number in range(12):
+        asked = [{"id": f"{number} {n}", "question": f"where {n} ?", "answers": []} for n in range(4)]
+        articles.append({"title": str(number), "paragraphs": [{"context": f"fox {number}", "qas": asked}]})
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "2.0", "data": articles}))
+    method = {"name": "linear", "adapter": {"method": "linear"}, "learning_rates": [0.001, 0.1]}
+    file = write(
+        tmp_path,
+        task="question_answering",
+        data={"path": str(tmp_path / "squad.json"), "held_out": 8},
+        datasets=[],
+        methods=[method],
+    )
+    comparison = load_comparison(file)
+    base, entry = comparison.bases[0], comparison.methods[0]
+    sweep = cell_recipe(comparison, sweep_cells(comparison, base, entry)[0])
+    final = cell_recipe(comparison, final_cells(comparison, base, entry, 0.1)[0])
+    assert isinstance(sweep.data, QuestionSection) and isinstance(final.data, QuestionSection)
+    learned, measured = read_parts(sweep.data, read_questions, split_articles)
+    _, result = read_parts(final.data, read_questions, split_articles)
+    assert len(result) == 8 and len(measured) == 4 and len(learned) == 36
+    assert not {one.context for one in result} & {one.context for one in (*learned, *measured)}

@@ -211,7 +211,7 @@ def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:
     if rate is not None:
         train = {k: v for k, v in train.items() if k != "base_learning_rate"} | {"learning_rate": rate}
     if cell.sweep:
-        data |= comparison.sweep.data or {"split_seed": data.get("split_seed", 0) + 1}
+        data = _sweep_data(comparison, data)
         if comparison.sweep.steps is not None:
             train = {k: v for k, v in train.items() if k not in ("epochs", "warmup_epochs", "warmup_steps")}
             train |= {"steps": comparison.sweep.steps, "warmup_steps": max(comparison.sweep.steps // 10, 1)}
@@ -226,6 +226,15 @@ def cell_recipe(comparison: Comparison, cell: Cell) -> Recipe:
     if comparison.labelled:
         settings["task"] = comparison.task
     return parse_recipe(settings, "recipe")
+
+
+def _sweep_data(comparison: Comparison, final: dict[str, Any]) -> dict[str, Any]:
+    """A sweep's data: records that the result is measured on are neither learned nor measured on."""
+    data = {**final, **(comparison.sweep.data or {"split_seed": final.get("split_seed", 0) + 1})}
+    same = all(data.get(key) == final.get(key) for key in ("path", "split", "labels"))
+    if same and isinstance(final.get("held_out"), int):
+        data["set_aside"] = {key: final[key] for key in ("held_out", "split_seed", "limit") if key in final}
+    return data
 
 
 def cell_data(comparison: Comparison, cell: Cell) -> DataSection:

@@ -80,6 +80,8 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
     else:
         train, format = _read(section.path, section)
         held_out = []
+    if (aside := section.set_aside) is not None and section.path not in POCKET:
+        train, _ = split_held_out(train[: aside.limit], aside.held_out, aside.split_seed)
     if section.limit is not None:
         train = train[: section.limit]
     if isinstance(section.held_out, str):
@@ -181,10 +183,14 @@ def _pocket_records(section: DataSection) -> tuple[list[Record], list[Record], F
         to_records(list(enumerate(part, start=1)), "alpaca", f"{section.path} ({name})", None, section.use_images)
         for part, name in zip(pocket_rows(section.path), ("training part", "held-out part"), strict=True)
     )
+    left = ""
+    if (aside := section.set_aside) is not None and aside.held_out < len(held_out):
+        held_out, _ = split_held_out(held_out, aside.held_out, aside.split_seed)
+        left = " besides those set aside"
     if isinstance(section.held_out, int):  # the world brings its own held-out half: take a part of it
         if section.held_out > len(held_out):
             raise UserError(
-                f"data.held_out={section.held_out}, but {section.path} has {len(held_out)} held-out records"
+                f"data.held_out={section.held_out}, but {section.path} has {len(held_out)} held-out records{left}"
             )
         if section.held_out < len(held_out):
             held_out = split_held_out(held_out, section.held_out, section.split_seed)[1]

@@ -18,6 +18,20 @@ def _no_bool(value: Any) -> Any:
 HeldOut = Annotated[Annotated[int, Field(ge=1)] | str | None, BeforeValidator(_no_bool)]
 
 
+class SetAside(BaseModel):
+    """Records that are neither learned nor measured on: what another run holds out of the same file.
+
+    Attributes:
+        held_out, split_seed, limit: as that run's data section has them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    held_out: Annotated[int, Field(ge=1)]
+    split_seed: int = 0
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
 class DataSection(BaseModel):
     """Where the records come from and what becomes of them.
 
@@ -37,6 +51,8 @@ class DataSection(BaseModel):
         held_out: how many records to keep for measuring, or a file of them, or nothing.
         split_seed: picks the held-out records.
         limit: take only the first so many records.
+        set_aside: what another run holds out of the same file, to be left alone by this one. A comparison's sweep has
+            here what its results are measured on.
         balance: of the training records keep, for each question, every answer as often as the rarest one. For
             questions asked of many images, where the frequent answer would be learned in place of looking
             ("Making the V in VQA Matter", arXiv 1612.00837).
@@ -57,6 +73,7 @@ class DataSection(BaseModel):
     held_out: HeldOut = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    set_aside: SetAside | None = None
     balance: bool = False
     images: str | None = None
     use_images: bool = True

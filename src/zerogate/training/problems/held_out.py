@@ -74,6 +74,8 @@ def read_parts(
         UserError: anything wrong with the files.
     """
     train = read(section.path, section.split)
+    if section.set_aside is not None:
+        train, _ = split(train, section.set_aside.held_out, section.set_aside.split_seed)
     held_out: list[Record] = []
     if isinstance(section.held_out, int):
         train, held_out = split(train, section.held_out, section.split_seed)

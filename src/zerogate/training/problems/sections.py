@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from zerogate.data.section import HeldOut
+from zerogate.data.section import HeldOut, SetAside
 from zerogate.errors import UserError
 from zerogate.training.problems.structured_images import StructuredName
 from zerogate.training.recipe import Recipe, Section
@@ -27,6 +27,7 @@ class LabelledSection(Section):
         held_out_limit: measure on so many of them only, a random choice that stays the same.
         split_seed: picks the held-out records.
         limit: learn from so many records only, a random choice that stays the same.
+        set_aside: what another run holds out of the same file, to be left alone by this one.
     """
 
     path: str
@@ -35,6 +36,7 @@ class LabelledSection(Section):
     held_out_limit: Annotated[int, Field(ge=1)] | None = None
     split_seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    set_aside: SetAside | None = None
 
 
 class ImageSection(LabelledSection):
