@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from zerogate.errors import UserError
 from zerogate.training.problems.image_files import Picture, decode, read_pictures
 from zerogate.training.problems.squad_files import read_questions
-from zerogate.training.problems.structured_images import ninth, read_structured
+from zerogate.training.problems.structured_images import UNSEEN, ninth, read_structured
 from zerogate.training.problems.tagged_files import read_sentences
+from zerogate.vision.pocket_eye.train import HELD_OUT
 
 Shared = Callable[[str], Path]
 
@@ -59,6 +60,10 @@ def test_colours_and_places_of_easy_vqa(shared_data: Shared) -> None:
     assert blue is not None and max(blue, key=lambda c: c[1][2] - c[1][0])[1] == (0, 0, 255)  # type: ignore[index]
     shapes = read_structured("easy_vqa_shape", file, "train")
     assert len(shapes) == 1000 and len({p.label for p in shapes}) == 24
+    unseen = read_structured("easy_vqa_shape", file, "test")
+    assert len(unseen) == 625 and {p.label for p in unseen} == {p.label for p in shapes}
+    assert {int(Path(p.name).stem) for p in unseen} <= set(UNSEEN) and UNSEEN == HELD_OUT
+    assert not {int(Path(p.name).stem) for p in shapes} & set(UNSEEN)
     triangle = decode(next(p for p in shapes if p.label == "red triangle")).getcolors(64 * 64)
     assert triangle is not None and (255, 0, 0) in [colour for _, colour in triangle]
     places = read_structured("easy_vqa_position", file, "test")
