@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from zerogate import ZeroInitConfig
 from zerogate.adapters.zero_init import ZeroInitLayer
-from zerogate.adapters.zero_init.image import images_of
+from zerogate.adapters.zero_init.given import images_of
 
 
 def build(width: int, prompt_length: int) -> tuple[torch.nn.Module, ZeroInitLayer]:

@@ -54,12 +54,18 @@ def test_generate_one_prompt(folders: dict[str, Path]) -> None:
     assert zerogate(*words).stdout != seen.stdout
     marked = ("generate", "<image>\nWhat colour is it?", *words[2:])
     assert zerogate(*marked, "--image", folders["root"] / "red.png").stdout == seen.stdout
+    assert zerogate(*words, "--image", f"file://{folders['root']}/red.png").stdout == seen.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["hi", "--adapter", "{eye}", "--image", "{root}/none.png"], "none.png: no such file"),
+        (["hi", "--adapter", "{eye}", "--image", "data:image/png;base64,xx"], "is a data: URL whose base64 is broken"),
+        (["hi", "--adapter", "{eye}", "--image", "file://red.png"], "a file on the machine 'red.png'"),
+        (["hi", "--adapter", "{eye}", "--image", "a\0b"], "is a path with a null character"),
+        (["hi", "--adapter", "{eye}", "--image", "~nobody-of-that-name/x.png"], "x.png: no such file"),
+        (["hi", "--adapter", "~nobody-of-that-name/x"], "there is no such user's folder"),
         (["hi", "--adapter", "{eye}", "--image", "{root}/bad.png"], "bad.png: not an image (it is a web page"),
         (["hi", "--adapter", "{text}", "--image", "{root}/red.png"], "the adapter 'text' takes no images, and there"),
         (["hi", "--base", "{base}", "--image", "{root}/red.png"], "the base without an adapter takes no images"),
@@ -175,13 +181,15 @@ def test_chat_shows_a_picture_with_the_next_message(folders: dict[str, Path], tm
     (tmp_path / "bad.png").write_bytes(b"<html>")
     said = talk(
         folders, tmp_path,
-        "/image", "/image none.png", "/image bad.png", "/image 'my red.png'", "/image", "/image drop", "/image drop",
+        "/image", "/image none.png", "/image bad.png", f"/image file://{tmp_path}/my%20red.png", "/image drop",
+        "/image 'my red.png'", "/image", "/image drop", "/image drop",
         "/image my red.png", "What colour is it?", "/image", "/regen", "/save talk.json", "/undo", "/undo",
         "/load talk.json", "/help", "/adapter base", "/regen",
     )  # fmt: skip
     parts = [
         "with your next message: none; /image FILE shows one",
         "none.png: no such file", "bad.png: not an image (it is a web page",
+        f"{tmp_path}/my red.png (40 x 30) goes with your next message", "dropped: ",
         "my red.png (40 x 30) goes with your next message", "with your next message: my red.png", "dropped: my red.png",
         "dropped: there was none", "goes with your next message", "(shown: my red.png)", "shown before: my red.png",
         "saved in talk.json", "taken back: [my red.png] What colour is it?", "nothing was said yet",

@@ -153,7 +153,14 @@ def test_slips_of_the_keyboard_end_nothing(folders: dict[str, Path], tmp_path: P
         "/save .",
         "/save /",
         "/save ~nobody-of-that-name/talk.json",
+        "/save a\0b.json",
         "/image ~nobody-of-that-name/a.png",
+        "/image data:image/png;base64,xx",
+        "/image data:image/png;base64," + "A" * 5000,
+        "/image https://example.org/a.png",
+        "/image file://red.png",
+        "/image a\0b.png",
+        "/image " + "a" * 5000,
         "/params seed=5",
     ]
     done = run_command(
@@ -171,6 +178,11 @@ def test_slips_of_the_keyboard_end_nothing(folders: dict[str, Path], tmp_path: P
         ". is a folder",
         "/ is a folder",
         "such user",
+        "has a null character",
+        "the image is a data: URL whose base64 is broken",
+        "nothing is downloaded",
+        "a file on the machine 'red.png'",
+        "a path with a null character",
         "seed=5",
     ):
         assert part in said, said

@@ -191,7 +191,10 @@ def test_demo_with_a_small_base(folders: dict[str, Path], tmp_path: Path) -> Non
     ):
         assert part in done.stdout, part
     weights = (run / "best" / "adapter_model.safetensors").read_bytes()
-    again = zerogate(*words, "train.learning_rate=0.5", cwd=tmp_path)
+    again = zerogate(*words, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "holds a finished run" in again.stdout  # and that is shown, whatever was changed
+    assert "holds a finished run" in again.stdout
+    other = zerogate(*words, "train.learning_rate=0.5", cwd=tmp_path)
+    assert other.returncode == 2 and not other.stdout
+    assert "was started with another recipe (train.learning_rate: " in other.stderr and "-> 0.5)" in other.stderr
     assert (run / "best" / "adapter_model.safetensors").read_bytes() == weights

@@ -33,6 +33,18 @@ def test_preview_names_images_and_their_size(data: Path) -> None:
     assert done.stdout.count("(32 x 24)") == 2 and "image: " in done.stdout
     assert "<image>" not in done.stdout
     assert "2 images" in done.stdout and "held out: 1 images" in done.stdout
+    assert "nobody looks at the images" in done.stdout
+
+
+def test_preview_says_who_looks_at_images(data: Path) -> None:
+    words = ("preview", "recipes/demo.yaml", f"data.path={data}", "data.held_out=1", "adapter.image_encoder=pocket-eye")
+    seen = zerogate(*words)
+    assert seen.returncode == 0, seen.stderr
+    assert "2 images" in seen.stdout and "nobody looks" not in seen.stdout
+    blind = zerogate(*words, "adapter.image_tokens=4", "data.use_images=false")
+    assert blind.returncode == 0, blind.stderr
+    said = "takes no images, as data.use_images is false: without image_encoder, image_tokens"
+    assert said in blind.stdout and "2 images" not in blind.stdout
 
 
 def test_bad_images_are_one_message(
@@ -40,7 +52,10 @@ def test_bad_images_are_one_message(
 ) -> None:
     (data.parent / "green.png").write_bytes(b"<html>")
     (data.parent / "blue.png").unlink()
-    said = refused(capsys, monkeypatch, "preview", "recipes/demo.yaml", f"data.path={data}", "data.held_out=null")
+    words = ("preview", "recipes/demo.yaml", f"data.path={data}", "data.held_out=null")
+    said = refused(capsys, monkeypatch, *words)
+    assert "cannot be used (the adapter takes no images: data.use_images=false reads the rows as text alone)" in said
+    said = refused(capsys, monkeypatch, *words, "adapter.image_encoder=pocket-eye")
     assert "data.json: 2 rows have images that cannot be used (data.bad_images=drop leaves these rows out)" in said
     assert "row 2: green.png: not an image (it is a web page" in said and "row 3: blue.png: no such file" in said
     said = refused(capsys, monkeypatch, "preview", "recipes/demo.yaml", f"data.path={data}", "data.format=easyvqa")

@@ -21,7 +21,7 @@ from zerogate.adapters.bottleneck import BottleneckLayer
 
 NAMES = [
     "llama-grouped", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt", "bloom", "gptj", "gpt_neox",
-    "gpt2", "bert", "roberta", "vit",
+    "gpt2", "bert", "roberta", "vit", "dinov2", "clip-vision", "siglip-vision", "clip-vision-side",
 ]  # fmt: skip
 BOTTLENECK_FAMILIES = [BY_NAME[name] for name in NAMES]
 
@@ -52,6 +52,11 @@ def _bert() -> Layers:
     )  # fmt: skip
 
 
+def _vit(at: str, attention: str = "attention", out: str = "o_proj") -> Layers:
+    into = tuple(f"{at}.{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+    return Layers(into, f"{at}.{attention}.{out}", (at + ".mlp.fc1",), at + ".mlp.fc2")
+
+
 def _fused(at: str, attention: str) -> Layers:
     return Layers(
         (f"{at}.{attention}.query_key_value",), f"{at}.{attention}.dense", (f"{at}.mlp.dense_h_to_4h",),
@@ -59,7 +64,7 @@ def _fused(at: str, attention: str) -> Layers:
     )  # fmt: skip
 
 
-_OPT, _GPTJ, _GPT2, _VIT = "model.decoder.layers.*.", "transformer.h.*.", "transformer.h.*.", "layers.*."
+_OPT, _GPTJ, _GPT2 = "model.decoder.layers.*.", "transformer.h.*.", "transformer.h.*."
 WHERE: dict[str, Layers] = {
     **dict.fromkeys(NAMES[:7], _decoder("model.layers")),
     "opt": Layers((_OPT + "self_attn.q_proj", _OPT + "self_attn.k_proj", _OPT + "self_attn.v_proj"),
@@ -71,8 +76,10 @@ WHERE: dict[str, Layers] = {
     "gpt2": Layers((_GPT2 + "attn.c_attn",), _GPT2 + "attn.c_proj", (_GPT2 + "mlp.c_fc",), _GPT2 + "mlp.c_proj"),
     "bert": _bert(),
     "roberta": _bert(),
-    "vit": Layers((_VIT + "attention.q_proj", _VIT + "attention.k_proj", _VIT + "attention.v_proj"),
-                  _VIT + "attention.o_proj", (_VIT + "mlp.fc1",), _VIT + "mlp.fc2"),
+    "vit": _vit("layers.*"),
+    "dinov2": _vit("encoder.layer.*"),
+    **dict.fromkeys(("clip-vision", "siglip-vision"), _vit("encoder.layers.*", "self_attn", "out_proj")),
+    "clip-vision-side": _vit("vision_model.encoder.layers.*", "self_attn", "out_proj"),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from test_bitfit import bitfit, outputs
 from test_bitfit import randomise as randomise_biases
 from test_bottleneck import loss_of, no_dropout
 from torch import nn
+from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 from transformers.pytorch_utils import Conv1D
 
 from zerogate import AffineConfig
@@ -154,3 +155,15 @@ def test_nothing_to_train_is_an_error() -> None:
         AffineConfig(use_scale=False, use_shift=False, use_norms=False)
     with pytest.raises(ValueError, match="target_modules='nothing' matches none of the"):
         get_peft_model(BY_NAME["llama"].model(), affine(BY_NAME["llama"], target_modules="nothing"))
+
+
+def test_norms_of_convolutions_are_left_out() -> None:
+    torch.manual_seed(0)
+    config = ConvNextV2Config(num_channels=3, hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32)
+    model = ConvNextV2ForImageClassification(config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    plain = model(pixels).logits
+    adapted = get_peft_model(model, AffineConfig()).eval()
+    assert torch.allclose(adapted(pixels).logits, plain, atol=1e-6)
+    trained = [name for name, value in adapted.named_parameters() if value.requires_grad]
+    assert trained and not any("downsampling_layer" in name or "embeddings.layernorm" in name for name in trained)

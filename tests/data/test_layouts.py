@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from zerogate.data import DataSection, load_data
 from zerogate.data.layouts import example_records, read_examples
 from zerogate.data.layouts.easy_vqa import KINDS, kind_of_question
-from zerogate.data.layouts.scienceqa import columns
+from zerogate.data.layouts.scienceqa_problem import columns
 from zerogate.data.layouts.splits import parse_split, path_and_split
 from zerogate.data.load import load_records
 from zerogate.errors import UserError

@@ -116,6 +116,39 @@ def test_short_questions_are_compared_whole() -> None:
     assert find_near_duplicates(["what is 2 + 3"], ["What is 2 + 3?"]).leaks
 
 
+def test_official_splits_are_refused_word_for_word_only() -> None:
+    near = find_near_duplicates([QUESTION.replace("7", "9")], [QUESTION])
+    assert len(near.leaks) == 1 and near.word_for_word == []
+    refuse_leaks("ScienceQA", near, allowed=(), official_splits=True)
+    with pytest.raises(UserError, match=r"1 of 1 test questions .*, 0 of them word for word"):
+        refuse_leaks("AddSub", near, allowed=())
+    both = find_near_duplicates([QUESTION.upper()], [QUESTION, QUESTION.replace("7", "9")])
+    assert len(both.leaks) == 2
+    with pytest.raises(UserError, match=r"2 of 2 .* 1 of them word for word") as no:
+        refuse_leaks("ScienceQA", both, allowed=(), official_splits=True)
+    assert len(str(no.value).splitlines()) == 3  # only the pair that counts is shown
+
+
+def test_questions_whose_images_nobody_looks_at_are_not_compared() -> None:
+    check = find_near_duplicates([QUESTION, ""], [None, QUESTION, None])
+    assert (check.n, check.left_out, check.rows) == (1, 2, {1})
+    assert "1 of 1 test questions" in check.line()
+    assert check.line().endswith("; 2 about images that are not looked at were not looked for")
+    alone = find_near_duplicates([QUESTION, ""], [None])
+    assert alone.line().startswith("no test question was looked for") and not alone.leaks
+
+
+def test_training_questions_whose_images_are_gone(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    rows = [{"instruction": QUESTION, "output": "4"}, {"instruction": "So?", "output": "Yes.", "image": "gone.png"}]
+    file.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"train\.json: 1 rows have images that cannot be used:\n  row 2: gone\.png"):
+        training_questions(str(file))
+    assert training_questions(str(file), look=False) == [QUESTION]
+    (tmp_path / "recipe.yaml").write_text(f"data: {{path: {file}}}\n")
+    assert recorded_training(tmp_path, look=False) == (str(file), [QUESTION])
+
+
 def test_what_a_run_recorded(tmp_path: Path) -> None:
     data = tmp_path / "train.json"
     data.write_text(json.dumps([{"instruction": QUESTION, "input": "Colours.", "output": "4"}]))

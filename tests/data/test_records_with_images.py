@@ -54,6 +54,8 @@ def write(file: Path, rows: list[dict[str, Any]]) -> str:
         ({"image": "a.png"}, ["a.png"]),
         ({"image": ["a.png", "b.png"]}, ["a.png", "b.png"]),
         ({"images": ["a.png"], "image": None}, ["a.png"]),
+        ({"image": {"bytes": None, "path": None}}, []),
+        ({"images": [{"bytes": None, "path": None}, {"bytes": None, "path": "a.png"}]}, ["a.png"]),
         ({"image": {"bytes": None, "path": "a.png"}}, ["a.png"]),
         ({"image": {"bytes": b"x", "path": None}}, ["(image in the record)"]),
     ],
@@ -99,6 +101,7 @@ def test_llama_factory_markers_over_several_turns() -> None:
     ("part", "column", "shown"),
     [
         ({"type": "image"}, ["a.png"], ["a.png"]),
+        ({"type": "image", "image": {"bytes": None, "path": None}}, ["a.png"], ["a.png"]),
         ({"type": "image", "image": "b.png"}, None, ["b.png"]),
         ({"type": "image", "path": "b.png"}, None, ["b.png"]),
         ({"type": "image", "url": "file:///x/b.png"}, None, ["/x/b.png"]),
@@ -272,6 +275,24 @@ def test_bad_images_stop_the_run_before_it_starts_or_are_left_out(
     other = write(folder / "other.jsonl", [alpaca(image=f"{n}.png") for n in (4, 5, 6, 7, 8)])
     both = load_data(DataSection(path=path, held_out=other, bad_images="drop"), tokenizer)
     assert both.held_out is not None and both.held_out.rows == [1, 2, 3, 4, 5]
+
+
+def test_a_name_that_is_no_users_home_is_reported_with_its_row(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write(folder / "data.jsonl", [alpaca(image="1.png"), alpaca(image="~nobody-of-that-name/x.png")])
+    with pytest.raises(UserError, match=r"(?s)1 rows .*row 2: ~nobody-of-that-name/x\.png: no such file"):
+        load_data(DataSection(path=path), tokenizer)
+
+
+def test_what_is_said_of_images_depends_on_the_adapter(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = write(folder / "data.jsonl", [alpaca(image="1.png"), alpaca(image="2.png")])
+    seen, unseen = (load_data(DataSection(path=path), tokenizer, looked_at).lines() for looked_at in (True, False))
+    assert not any("nobody looks" in line for line in seen) and any("nobody looks" in line for line in unseen)
+    (folder / "2.png").unlink()
+    with pytest.raises(UserError, match=r"takes no images: data\.use_images=false") as caught:
+        load_data(DataSection(path=path), tokenizer, looked_at=False)
+    assert "bad_images" not in str(caught.value)
 
 
 def test_what_a_run_on_images_recorded(folder: Path) -> None:

@@ -81,7 +81,9 @@ def test_words_are_those_of_cocos_tokenizer(shared_data: Callable[[str], Path]) 
         "at 10:30 a.m. in the 1990's", "black/white and/or T-shirt", "50% of $3.50 & rock-n-roll", "o'clock",
         "\"quoted\" 'single' text...", "one--two - three", "they're he'd we'll you've", "rock 'n' roll", "No. 5",
         "5'4\" tall", "who's that? what?!", "it\u2019s \u201csmart\u201d \u2014 dash", "2nd 3rd 1/2 1,000",
-        "Mr. Smith vs. Dr. No.",
+        "Mr. Smith vs. Dr. No.", "Mt. Rushmore at dawn", "5th Ave. sign", "by the Blvd.", "a '90s car",
+        "dogs\u2026 running", "\u00bd of a pizza", "'tis a dog", "'twas so", "<unk> dog",
+        "J. Smith and Lt. Gov. Brown", "** a star **",
     ]  # fmt: skip
     theirs = PTBTokenizer().tokenize({n: [{"caption": caption}] for n, caption in enumerate(captions)})
     different = [caption for n, caption in enumerate(captions) if caption_words(caption) != theirs[n][0].split()]
@@ -94,6 +96,9 @@ def test_words_are_those_of_cocos_tokenizer(shared_data: Callable[[str], Path]) 
         ("A man's dog isn't here!", ["a", "man", "'s", "dog", "is", "n't", "here"]),
         ("Two dogs , one black-and-white .", ["two", "dogs", "one", "black-and-white"]),
         ("(left) 5 p.m.", ["-lrb-", "left", "-rrb-", "5", "p.m."]),
+        ("Mt. Rushmore by 5th Ave.", ["mt.", "rushmore", "by", "5th", "ave."]),
+        ("J. Doe's '90s car", ["j.", "doe", "'s", "'90s", "car"]),
+        ("'Tis \u00bd a <unk>\u2026", ["'t", "is", "1/2", "a", "<unk>"]),
         ("...", []),
         ("", []),
     ],

@@ -89,8 +89,12 @@ def test_own_images_those_of_others_and_none_are_told_apart(
     own = ask(model, questions, predictions=file)
     assert own.decoding["images"] == "own" and own.rows[3]["images"] == ["blue.png", "black.png"]
     for images in ("other", "none"):
-        with pytest.raises(UserError, match=f"images: own -> {images}|answers another question"):
+        with pytest.raises(UserError, match=rf"other settings \(images: own -> {images}"):
             ask(model, questions, images=images, predictions=file)
+    shuffled = tmp_path / "shuffled.jsonl"
+    ask(model, questions, images="other", predictions=shuffled)
+    with pytest.raises(UserError, match=r"other settings \(images: other -> none"):
+        ask(model, questions, images="none", predictions=shuffled)
     other = ask(model, questions, images="other")
     assert responses(other) == responses(ask(model, shuffled_images(questions, seed=0)))
     assert responses(other) != responses(own)
@@ -135,6 +139,19 @@ def test_without_images_nothing_is_recorded(
     text = load_adapted(str(folders["base"]), {"text": folders["text"]})
     assert "images" not in ask(text, questions).decoding
     assert responses(ask(text, questions)) == responses(ask(text, plain))
+
+
+def test_questions_read_without_their_images(model: tuple[Any, Any], questions: list[Question], tmp_path: Path) -> None:
+    """They are answered blind, which their rows record as they do of any other blind answer."""
+    unseen = [
+        replace(question, images=(), left_out=tuple(image.name for image in question.images)) for question in questions
+    ]
+    blind, result = ask(model, questions, images="none"), ask(model, unseen, images="none")
+    assert result.rows == blind.rows and result.decoding["images"] == "none"
+    assert result.rows[3]["images"] == ["blue.png", "black.png"]
+    for images in ("own", "other"):
+        with pytest.raises(ValueError, match="read without their images"):
+            ask(model, unseen, images=images)
 
 
 def test_exact_match_shows_images_to_adapters_that_take_them(

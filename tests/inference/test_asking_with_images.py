@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,50 @@ def test_encoders_are_loaded_when_an_image_comes_and_shared(
     assert engine.encoders.encoder("two") is not engine.encoders.encoder("one")
 
 
+def test_an_encoder_with_other_weights_is_warned_of_once(
+    folders: dict[str, Path], pictures: dict[str, ImageSource], tmp_path: Path
+) -> None:
+    eye = make_eye(tmp_path / "eye")
+    adapter = make_seeing_adapter(tmp_path / "seeing", folders["base"], eye)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["image_fingerprint"] = trained = load_encoder(str(eye), device="cpu").fingerprint
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+    def ask(times: int = 1) -> list[str]:
+        engine = Engine.load(str(folders["base"]), {"mine": adapter})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for _ in range(times):
+                engine.ask("Hi.", sampling=GREEDY, images=[pictures["red"]])
+        return [str(warning.message) for warning in caught]
+
+    assert ask() == []
+    make_eye(eye, seed=5)
+    other = load_encoder(str(eye), device="cpu").fingerprint
+    (said,) = ask(times=3)
+    assert "'mine' was trained with other weights" in said and trained in said and other in said and str(eye) in said
+    del config["image_fingerprint"]  # as adapters were saved that know of none
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert ask() == []
+
+
+def test_markers_are_worded_as_in_training(engine: Engine, pictures: dict[str, ImageSource]) -> None:
+    red, blue = pictures["red"], pictures["blue"]
+
+    def asked(text: str, images: int) -> str:
+        return str(engine.tokenizer.decode(engine.prompt(text, images=images)))
+
+    assert "Is image 1 like image 2?" in asked("Is <image> like <image>?", 2)
+    assert engine.prompt("<image>\nWhere is it?", images=1) == engine.prompt("Where is it?")
+    assert "Explain <image> in HTML." in asked("Explain <image> in HTML.", 0)
+    marked = engine.ask("<image><image>\nIs it?", sampling=GREEDY, images=[red, blue])
+    assert marked == engine.ask("Is it?", sampling=GREEDY, images=[red, blue])
+    both = engine.ask("Is <image>", "or <image>?", sampling=GREEDY, images=[red, blue])
+    assert both == engine.ask("Is", "or image 2?", sampling=GREEDY, images=[red, blue])
+    with pytest.raises(UserError, match="2 times the marker <image>, there are 1 images"):
+        engine.ask("<image> <image>", sampling=GREEDY, images=[red])
+
+
 def test_an_adapter_is_loaded_under_any_name(folders: dict[str, Path], pictures: dict[str, ImageSource]) -> None:
     """Saved again it is the same file; names of the projector's own parts are refused, as PEFT would mix them up."""
     engine = Engine.load(str(folders["base"]), {"eye": folders["one"], "ear": folders["one"]})
@@ -153,7 +199,7 @@ def test_images_and_encoders_that_cannot_be_used(
     gone = make_seeing_adapter(tmp_path / "gone", folders["base"], tmp_path / "no_eye")
     wide = make_seeing_adapter(tmp_path / "wide", folders["base"], make_eye(tmp_path / "eye"))
     lost = Engine.load(str(folders["base"]), {"gone": gone, "wide": wide})
-    with pytest.raises(UserError, match="no_eye"):
+    with pytest.raises(UserError, match=r"the adapter 'gone' \(image_encoder in its .*no such folder here .*no_eye"):
         lost.ask("Hi.", sampling=GREEDY, images=[pictures["red"]])
     lost.model.peft_config["wide"].image_channels = 8
     with pytest.raises(UserError, match=r"trained on features of 8 channels, and .* gives 16"):

@@ -226,6 +226,38 @@ def test_a_conversation_with_images_is_saved_by_their_place(
     assert other.exchanges == before
 
 
+def test_markers_are_worded_as_in_training(seeing: tuple[Engine, ImageSource, ImageSource]) -> None:
+    engine, red, blue = seeing
+    chat = Chat(engine, GREEDY)
+    chat.exchanges = [Exchange("<image>\nWhat is it?", "A fox.", images=(red,)), Exchange("Is <image> one?")]
+    assert sent(chat).count("<image>") == 1, "nothing is shown with the second: its marker is text"
+    chat.exchanges[-1].images = (blue,)
+    assert "<image>" not in sent(chat) and "Is image 2 one?" in sent(chat)
+    chat.exchanges = [chat.exchanges[-1]]
+    assert "Is image 1 one?" in sent(chat)
+    assert chat.prompt() == engine.prompt("Is <image> one?", images=1)
+
+    chat = Chat(engine, GREEDY)
+    chat.show(red)
+    with pytest.raises(UserError, match="2 times the marker <image>, there are 1 images"):
+        chat.say("<image> <image>", ignore)
+    assert chat.exchanges == [] and chat.waiting == [red]
+    chat.say("What is <image>?", ignore)
+    assert chat.exchanges[0].user == "What is <image>?"
+
+
+def test_an_image_without_a_file_is_saved_whole(
+    seeing: tuple[Engine, ImageSource, ImageSource], tmp_path: Path
+) -> None:
+    engine, red, _ = seeing
+    chat, other = Chat(engine, GREEDY), Chat(engine, GREEDY)
+    chat.show(source_from(red.read(), tmp_path))
+    chat.say("What is it?", ignore)
+    chat.save(tmp_path / "talk.json")
+    other.load(tmp_path / "talk.json")
+    assert other.exchanges[0].images[0].digest == red.digest
+
+
 def test_shipped_personas_are_whole() -> None:
     assert "assistant" in shipped()
     for name in shipped():

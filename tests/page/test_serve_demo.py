@@ -20,11 +20,13 @@ SHORT = ("train.steps=2", "train.warmup_steps=1", "data.limit=40", "data.held_ou
 
 def test_the_demo_is_trained_once_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = Console(file=io.StringIO(), width=200)
+    said = Console(file=io.StringIO(), width=1000)
     assert demo_run(said, overrides=SHORT) == Path("runs/demo")
     weights = tmp_path / "runs" / "demo" / "last" / "adapter_model.safetensors"
     made = weights.stat().st_mtime_ns
+    assert "other settings" not in said.file.getvalue()
     assert demo_run(said) == Path("runs/demo")  # finished: used as it is
+    assert "runs/demo was trained with other settings than the demo's (data.held_out: 4 -> 100" in said.file.getvalue()
     assert weights.stat().st_mtime_ns == made
     (tmp_path / "none").mkdir()
     # The page is there, too; it keeps nothing before there is something to keep.

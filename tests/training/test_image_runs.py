@@ -19,6 +19,7 @@ from zerogate.errors import UserError
 from zerogate.training.callbacks import read_metrics
 from zerogate.training.recipe_file import parse_recipe
 from zerogate.training.run import train
+from zerogate.vision import load_encoder
 
 Settings = Callable[..., dict[str, Any]]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (30, 60, 220), "white": (250, 250, 250)}
@@ -89,6 +90,7 @@ def test_pictures_are_learned_from_and_a_blind_run_is_told(
 
     config = outcome.model.peft_config["default"]
     assert (config.image_layers, config.image_channels) == ([2, 3], 16)
+    assert config.image_fingerprint == load_encoder(config.image_encoder, device="cpu").fingerprint
     base, _ = load_base(**pocket)
     loaded = PeftModel.from_pretrained(base, str(outcome.folder / "last"))
     ids = torch.tensor([[0, 5, 6]])
@@ -97,6 +99,51 @@ def test_pictures_are_learned_from_and_a_blind_run_is_told(
         expected = outcome.model.eval()(input_ids=ids, **look).logits
         assert torch.equal(loaded.eval()(input_ids=ids, **look).logits, expected)
         assert not torch.equal(loaded(input_ids=ids).logits, expected)
+
+
+def test_an_encoder_is_recorded_by_its_full_path(seeing: Settings, eye: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(eye.parent)
+    recipe = seeing(adapter={"method": "zero_init", "prompt_length": 4, "image_encoder": eye.name})
+    recipe["train"] |= {"steps": 1, "warmup_epochs": None, "evaluate_every": 1}
+    config = json.loads((train(parse_recipe(recipe)).folder / "last" / "adapter_config.json").read_text())
+    assert config["image_encoder"] == str(eye) and config["image_layers"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["zero_init", "zero_init_prefix"])
+def test_a_recipe_with_an_encoder_runs_on_text_alone(
+    seeing: Settings, pictures: Path, eye: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = {"image_encoder": str(eye), "image_layers": 2, "image_hidden": 8, "image_early": 1, "num_layers": 2}
+    recipe = seeing(adapter={"method": method, "prompt_length": 4, **looks})
+    recipe["data"] = {"path": str(pictures), "held_out": 20, "use_images": False}
+    recipe["train"] |= {"steps": 2, "evaluate_every": 2}
+    (pictures.parent / "0.png").rename(tmp_path / "kept")  # nobody looks for it
+    try:
+        outcome = train(parse_recipe(recipe))
+    finally:
+        (tmp_path / "kept").rename(pictures.parent / "0.png")
+    said = " ".join(capsys.readouterr().err.split())
+    off = "image_encoder, image_layers, image_hidden, image_early"
+    assert f"takes no images, as data.use_images is false: without {off}" in said
+    assert "nobody looks" not in said
+    config = outcome.model.peft_config["default"]
+    assert (config.image_encoder, config.image_layers, config.image_hidden) == (None, None, 64)
+    assert train(parse_recipe(recipe), resume=True).summary["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"image_tokens": 4, "image_hidden": 16}, r"image_hidden=16, image_tokens=4 without image_encoder: name the"),
+        ({"image_layers": 2}, r"image_layers=2 without image_encoder"),
+        ({"image_layers": [1], "image_channels": 16}, r"image_layers=\[1\], image_channels=16 without image_encoder"),
+    ],
+)
+def test_settings_of_images_mean_nothing_without_an_encoder(seeing: Settings, given: dict[str, Any], says: str) -> None:
+    recipe = seeing(adapter={"method": "zero_init", "image_encoder": None, **given})
+    with pytest.raises(UserError, match=says):
+        train(parse_recipe(recipe))
+    assert not Path(recipe["output"]).exists()
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(seeing: Settings, tmp_path: Path) -> None:
@@ -143,9 +190,16 @@ def test_mistakes_with_images_are_named_before_anything_is_written(
     nowhere = {"method": "zero_init", "image_encoder": str(tmp_path / "nothing-here")}
     with pytest.raises(UserError, match="nothing-here"):
         train(parse_recipe(seeing(adapter=nowhere)))
+    with pytest.raises(UserError, match=r"9 image layers of .*: it has 3"):
+        train(parse_recipe(seeing(adapter=seeing()["adapter"] | {"image_layers": 9})))
+    with pytest.raises(UserError, match=r"unknown key adapter\.image_fingerprint"):
+        parse_recipe(seeing(adapter=seeing()["adapter"] | {"image_fingerprint": "0" * 16}))
     rows = [json.loads(line) for line in pictures.read_text().splitlines()]
     rows[3]["image"] = "gone.png"
     (pictures.parent / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"row 4: gone\.png: no such file"):
-        train(parse_recipe(seeing(data={"path": str(pictures.parent / "bad.jsonl"), "held_out": 20})))
+    bad = {"path": str(pictures.parent / "bad.jsonl"), "held_out": 20}
+    with pytest.raises(UserError, match=r"bad_images=drop .*\n  row 4: gone\.png: no such file"):
+        train(parse_recipe(seeing(data=bad)))
+    with pytest.raises(UserError, match=r"data\.use_images=false .*\n  row 4: gone\.png: no such file"):
+        train(parse_recipe(seeing(data=bad, adapter={"method": "zero_init"})))
     assert not Path(seeing()["output"]).exists()

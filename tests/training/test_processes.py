@@ -31,10 +31,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COL
 TRAIN = {"train__batch_size": 16, "train__micro_batch_size": 4, "train__save_every": 10, "train__evaluate_every": 10}
 
 
-def start(processes: int, recipe: Path, *options: str) -> subprocess.Popen[str]:
+def start(processes: int, recipe: Path, *options: str, **more: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "zerogate.cli.main", "train", str(recipe)]
-    return launch([*command, *options])
+    return launch([*command, *options], **more)
 
 
 def launch(command: list[str], **more: str) -> subprocess.Popen[str]:

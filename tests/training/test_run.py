@@ -169,6 +169,8 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(settings: Settings) -> 
         run(recipe)
     assert run(recipe, resume=True).summary["steps"] == 2  # finished: nothing to do
     changed = settings(train__steps=3)
+    with pytest.raises(UserError, match=r"another recipe \(train.steps: 2 -> 3\)"):
+        run(changed, resume=True)  # what is finished is not what was asked for
     (folder / "summary.json").unlink()
     with pytest.raises(UserError, match=r"another recipe \(train.steps: 2 -> 3\)"):
         run(changed, resume=True)

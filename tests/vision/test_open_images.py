@@ -196,10 +196,13 @@ def test_every_way_to_name_an_image(tmp_path: Path) -> None:
         tmp_path / "a b.png",
         str(tmp_path / "a b.png"),
         f"file://{tmp_path}/a%20b.png",
+        f"FILE://localhost{tmp_path}/a%20b.png",
+        f"file:{tmp_path}/a%20b.png",
         data,
         {"bytes": data, "path": "gone.png"},
         {"bytes": None, "path": "a b.png"},
         "data:image/png;base64," + base64.b64encode(data).decode(),
+        "DATA:image/png;base64," + base64.b64encode(data).decode(),
     ]
     sources = [source_from(value, tmp_path) for value in same]
     assert {source.digest for source in sources} == {sources[0].digest}
@@ -216,7 +219,13 @@ def test_every_way_to_name_an_image(tmp_path: Path) -> None:
         (3, "is int, not a path"),
         (None, "is NoneType"),
         ({"url": "x"}, "has the fields url; wanted are bytes or path"),
+        ({"bytes": None, "path": None}, "has neither bytes nor a path"),
         ("https://example.org/a.png", "nothing is downloaded"),
+        ("HTTPS://example.org/a.png", "nothing is downloaded"),
+        ("s3://bucket/a.png", "nothing is downloaded"),
+        ("file://red.png", r"is file://red\.png, a file on the machine 'red\.png'.*three slashes"),
+        ("file://[red.png", "no file: URL"),
+        ("data:image/png;base64,\u00e9", "base64 is broken"),
         ("data:image/png;base64,***", "base64 is broken"),
         ("data:image/png", "without data"),
         ("a\0b", "null character"),
@@ -225,6 +234,30 @@ def test_every_way_to_name_an_image(tmp_path: Path) -> None:
 def test_what_names_no_image(value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         source_from(value, Path("."))
+
+
+def test_a_name_that_begins_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a home folder's where there is one, and else a name like any other."""
+    noise().save(tmp_path / "~a.png")
+    assert open_image(source_from("~a.png", tmp_path)).size == (60, 40)
+    with pytest.raises(UserError, match=r"~nobody-of-that-name/a\.png: no such file"):
+        open_image(source_from("~nobody-of-that-name/a.png", tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert source_from("~/a.png", Path("/elsewhere")).path == tmp_path / "a.png"
+
+
+def test_a_size_is_read_from_the_header_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(size=(600, 400)).save(tmp_path / "a.png")
+    source = source_from("a.png", tmp_path)
+
+    def read(self: Any) -> bytes:
+        raise AssertionError("the whole file was read")
+
+    monkeypatch.setattr(ImageSource, "read", read)
+    assert image_size(source) == (600, 400)
+    (tmp_path / "a.png").write_bytes(b"<html>")
+    with pytest.raises(UserError, match="it is a web page"):
+        image_size(source)
 
 
 def test_damaged_files_are_read_or_refused_and_never_crash() -> None:

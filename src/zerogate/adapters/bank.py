@@ -126,7 +126,14 @@ def asked_rows(
     unknown = sorted(set(names) - set(known) - {BASE})
     if unknown:
         raise ValueError(f"No adapter named {', '.join(unknown)}. There are: {', '.join([BASE, *known])}.")
-    # generate() repeats each row for beams and returned sequences before the decoder's first forward pass.
+    return RowAdapters(list(names), expand=repeats_of_rows(model, args, kwargs))
+
+
+def repeats_of_rows(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How many times `generate(*args, **kwargs)` repeats each row before the decoder's first forward pass.
+
+    It does so for beams and returned sequences, which the call, a generation config or the model's own may ask for.
+    """
     configs = [arg for arg in args if isinstance(arg, GenerationConfig)]
     own = [kwargs.get("generation_config"), getattr(model, "generation_config", None)]
     configs += [config for config in own if config is not None]
@@ -134,4 +141,4 @@ def asked_rows(
     for name in ("num_beams", "num_return_sequences"):
         said = [kwargs.get(name), *(getattr(config, name) for config in configs)]
         repeats.append(next((n for n in said if n), 1))
-    return RowAdapters(list(names), expand=max(repeats))
+    return max(repeats)

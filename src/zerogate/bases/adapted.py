@@ -178,6 +178,8 @@ def attach(model: PreTrainedModel, files: Mapping[str, AdapterFiles], base: str)
                 f"{name!r} cannot name an adapter here, as the model has a module of that name; choose another"
             )
         config = _peft_config(adapter)
+        if config.is_prompt_learning:
+            fit_prompts(config, model)
         with warnings.catch_warnings():
             # PEFT warns that it overwrites the recorded base name, and about names that only look dangerous; the checks
             # above and the comparison below are the real ones.
@@ -213,6 +215,27 @@ def _peft_config(adapter: AdapterFiles) -> Any:
         ) from error
     config.inference_mode = True
     return config
+
+
+def fit_prompts(config: Any, model: PreTrainedModel) -> None:
+    """Fill in what PEFT asks of a prompt or prefix's config and knows of some families only.
+
+    Prompts are as wide as the embeddings they stand beside, which in some families (ELECTRA, ALBERT) are narrower than
+    the layers.
+
+    Args:
+        config: of one of PEFT's prompt learning methods; changed.
+        model: the base.
+    """
+    if config.peft_type not in ("PREFIX_TUNING", "CARTRIDGE"):  # these lie in the layers
+        embeddings: Any = model.get_input_embeddings()
+        config.token_dim = embeddings.weight.shape[1]
+    text = model.config.get_text_config()
+    for setting, name in (("token_dim", "hidden_size"), ("num_attention_heads", "num_attention_heads")):
+        # PEFT reads what is written; by attribute, a family may write it under another name (DistilBERT's `dim`).
+        value = getattr(text, name, None)
+        if getattr(config, setting) is None and isinstance(value, int):
+            setattr(config, setting, value)
 
 
 def _load_weights(model: PeftModel, name: str, adapter: AdapterFiles, base: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zerogate.cli import options
 from zerogate.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,9 +71,9 @@ def _image(screen: Screen, rest: str) -> None:
         screen.note(f"dropped: {dropped}")
         return
     if rest:
-        from zerogate.vision import image_size, source_from
+        from zerogate.vision import image_size
 
-        source = source_from(_typed_file(rest), Path())
+        source = options.image(_typed_file(rest))
         chat.show(source)
         width, height = image_size(source)
         screen.note(f"{source.name} ({width} x {height}) goes with your next message")
@@ -151,27 +153,20 @@ COMMANDS: dict[str, Callable[[Screen, str], None]] = {
 def _path(rest: str, command: str) -> Path:
     if not rest:
         raise UserError(f"/{command} needs a file name: /{command} talk.json")
-    return _home(rest)
+    return options.home(rest)
 
 
-def _home(text: str) -> Path:
-    """A path, with `~` as what it stands for."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{text}: there is no such user's folder") from error
-
-
-def _typed_file(text: str) -> Path:
+def _typed_file(text: str) -> str:
     """A file as it was typed, or dropped onto the terminal, which quotes names that have spaces."""
-    typed = _home(text)
-    if typed.exists():
-        return typed
+    from zerogate.vision.source import is_address
+
+    if is_address(text) or os.path.lexists(os.path.expanduser(text)):
+        return text
     try:
         words = shlex.split(text)
     except ValueError:  # a lone quotation mark is a part of the name
-        return typed
-    return _home(words[0]) if len(words) == 1 else typed
+        return text
+    return words[0] if len(words) == 1 else text
 
 
 def names(images: Sequence[ImageSource]) -> str:

@@ -42,7 +42,7 @@ def compare(
     from zerogate.comparison.run import compare as run
     from zerogate.comparison.run import report as read
 
-    comparison = load_comparison(find_recipe(recipe), overrides)
+    comparison = load_comparison(find_recipe(recipe, "compare"), overrides)
     made = read(comparison) if report else run(comparison, only=only, console=Console(stderr=True, highlight=False))
     console = Console(highlight=False)
     headings, rows = made.table(brief=True)

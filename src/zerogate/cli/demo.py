@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import random
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zerogate.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from zerogate.evaluation.exact_match import Answered, ExactMatch
+    from zerogate.training.recipe import Recipe
 
 EPILOG = """[bold]Examples[/]
 
@@ -32,6 +37,7 @@ zerogate demo --image
 """
 
 _SHOWN = 6  # questions printed with their answers
+_LONGEST = 150  # characters of a question's answers that are printed
 
 
 def demo(
@@ -54,26 +60,42 @@ def demo(
     With --image it learns to look: with 66 thousand parameters more it says what
     is where in pictures of shapes that training did not show.
 
-    Called again, it shows the finished run; an unfinished one goes on.
+    Called again, it shows the finished run; an unfinished one goes on. Other
+    settings need another folder, or --overwrite.
     """
     from rich.console import Console
 
     console = Console(highlight=False)
+    name, show_it = "demo", _demo
     if image:
         from zerogate.cli.demo_image import demo_image
 
-        demo_image(console, output or Path("runs/demo-image"), overrides or [], asked, overwrite)
-        return
-    output = output or Path("runs/demo")
+        name, show_it = "demo-image", demo_image
+    with console.status("Loading ..."):
+        from zerogate.cli.recipes import shipped_recipe
+        from zerogate.training.recipe_file import load_recipe
+        from zerogate.training.run import finished_run
+
+        recipe = load_recipe(shipped_recipe(name), [f"output={output or Path('runs', name)}", *(overrides or [])])
+        if not overwrite:
+            finished_run(recipe)  # a folder that holds something else is refused before anything is asked
+    with told_how_to_go_on(Path(recipe.output), overwrite):
+        show_it(console, recipe, asked, overwrite)
+
+
+def _demo(console: Console, recipe: Recipe, asked: int, overwrite: bool) -> None:
+    """Run the demonstration without pictures.
+
+    Args:
+        console: where to show it.
+        recipe: of the run.
+        asked: how many questions.
+        overwrite: train anew where the folder holds a run.
+    """
     with console.status("Loading ..."):
         from zerogate.bases import load_adapted, load_base
         from zerogate.bases.pocket.world import instruction_records
-        from zerogate.cli.recipes import shipped_recipe
-        from zerogate.training.recipe_file import load_recipe
-        from zerogate.training.run import train
-        from zerogate.training.run_folder import read_summary
 
-        recipe = load_recipe(shipped_recipe("demo"), [f"output={output}", *(overrides or [])])
         _, held_out = instruction_records()
         questions = random.Random(0).sample(held_out, min(asked, len(held_out)))
         options: dict[str, Any] = {"dtype": recipe.base.dtype, "device": recipe.base.device}
@@ -86,20 +108,16 @@ def demo(
         "never an instruction.\nIt is asked about facts that no training example will mention:\n"
     )
     before = ask(console, model, tokenizer, questions)
-    show(console, before.rows[:_SHOWN])
+    show(console, {"answer": before.rows[:_SHOWN]})
 
     console.rule("[bold]2. Training")
-    if not overwrite and read_summary(Path(recipe.output)) is not None:
-        console.print(f"{recipe.output} holds a finished run, which is shown. [dim]--overwrite trains anew.[/]\n")
-    outcome = train(recipe, resume=not overwrite, overwrite=overwrite, console=Console(highlight=False, soft_wrap=True))
-    summary = outcome.summary
-    best = outcome.folder / ("best" if summary["best_loss"] is not None else "last")
+    summary, best = trained(console, recipe, overwrite)
 
     console.rule("[bold]3. The same base with the adapter")
-    del model, outcome
+    del model
     adapted, tokenizer = load_adapted(recipe.base.name, {"demo": best}, **options)
     after = ask(console, adapted, tokenizer, questions)
-    show(console, after.rows[:_SHOWN])
+    show(console, {"answer": after.rows[:_SHOWN]})
 
     file = best / "adapter_model.safetensors"
     console.print(
@@ -124,17 +142,92 @@ def demo(
 
 
 def demo_run(console: Console, output: Path = Path("runs/demo"), overrides: Sequence[str] = ()) -> Path:
-    """The folder of the demo's run; trained first where it is not there, gone on with where it is not finished."""
+    """The folder of the demo's run; trained first where it is not there, gone on with where it is not finished.
+
+    A finished run with other settings is taken as it is, and that is said.
+
+    Raises:
+        UserError: the folder holds an unfinished run with other settings.
+    """
     from zerogate.cli.recipes import shipped_recipe
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train
-    from zerogate.training.run_folder import read_summary
+    from zerogate.training.run_folder import read_summary, recipe_changes
 
-    if read_summary(output) is None:
-        console.print(f"There is no finished demo in {output}: it is trained now, for a few minutes, this once.")
-        recipe = load_recipe(shipped_recipe("demo"), [f"output={output}", *overrides])
+    recipe = load_recipe(shipped_recipe("demo"), [f"output={output}", *overrides])
+    changes = "; ".join(recipe_changes(output, recipe)[:5])
+    if read_summary(output) is not None:
+        if changes:
+            console.print(
+                f"{output} was trained with other settings than the demo's ({changes}) and is taken as it is; "
+                "zerogate demo --overwrite trains the demo's own."
+            )
+        return output
+    if changes:
+        raise UserError(
+            f"{output} holds an unfinished run with other settings than the demo's ({changes}); finish it with the "
+            "command that began it, or train the demo's own with: zerogate demo --overwrite"
+        )
+    console.print(f"There is no finished demo in {output}: it is trained now, for a few minutes, this once.")
+    with told_how_to_go_on(output, overwrite=False):
         train(recipe, resume=True, console=console)
     return output
+
+
+def trained(console: Console, recipe: Recipe, overwrite: bool) -> tuple[dict[str, Any], Path]:
+    """Train, or take the recipe's finished run.
+
+    Returns:
+        The run's summary and the folder of its adapter, the best where there is one.
+
+    Raises:
+        UserError: what `train` raises; the folder holds a run of another recipe.
+    """
+    from rich.console import Console
+
+    from zerogate.training.run import finished_run, train
+
+    if not overwrite and finished_run(recipe) is not None:
+        console.print(f"{recipe.output} holds a finished run, which is shown. [dim]--overwrite trains anew.[/]\n")
+    plain = Console(file=console.file, highlight=False, soft_wrap=True)
+    outcome = train(recipe, resume=not overwrite, overwrite=overwrite, console=plain)
+    return outcome.summary, outcome.folder / ("best" if outcome.summary["best_loss"] is not None else "last")
+
+
+@contextmanager
+def told_how_to_go_on(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Inside, Ctrl-C says in one line on stderr what the same command would do next.
+
+    Args:
+        folder: of the run.
+        overwrite: the command has `--overwrite`, which would throw away what has been trained by then.
+    """
+    began = _written(folder)
+    try:
+        yield
+    except KeyboardInterrupt:
+        from zerogate.training.checkpoints import newest
+        from zerogate.training.run_folder import read_summary
+
+        replaced = _written(folder) != began
+        again = "the same command without --overwrite" if overwrite else "the same command"
+        checkpoint = newest(folder / "checkpoints")
+        if overwrite and not replaced:
+            line = "nothing was touched yet; the same command begins again"
+        elif read_summary(folder) is not None:
+            line = f"the training is finished; {again} shows it"
+        elif checkpoint is not None:
+            line = f"{again} goes on from step {checkpoint[0]:,}"
+        else:
+            line = "nothing was saved yet; the same command begins again"
+        print(f"\n{line}", file=sys.stderr)
+        raise
+
+
+def _written(folder: Path) -> int | None:
+    """When the run in a folder was begun or gone on with; None where there is none."""
+    file = folder / "recipe.yaml"
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 def next_steps(console: Console, steps: dict[str, str]) -> None:
@@ -161,17 +254,28 @@ def _asked(row: Answered) -> str:
     return shlex.join([row.instruction, "--input", row.input] if row.input else [row.instruction])
 
 
-def show(console: Console, rows: Sequence[Answered]) -> None:
-    """Questions with their answers, green where they are right."""
+def show(console: Console, answers: Mapping[str, Sequence[Answered]]) -> None:
+    """Questions with their answers, green where they are right.
+
+    Args:
+        console: where to print them.
+        answers: by column heading; all to the same questions, in the same order.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_lines=True, expand=True)
     table.add_column("question", ratio=4)
-    table.add_column("answer", ratio=5)
-    for row in rows:
-        question = f"{row.instruction} ({row.input})" if row.input else row.instruction
-        answer = " ".join(row.answer.split())
-        shown = Text(answer if len(answer) <= 150 else f"{answer[:150]} ...", style="green" if row.exact else "red")
-        table.add_row(Text(question), shown if answer else Text("(nothing)", style="red"))
+    for heading in answers:
+        table.add_column(heading, ratio=5)
+    longest = _LONGEST // len(answers)
+    for rows in zip(*answers.values(), strict=True):
+        question = f"{rows[0].instruction} ({rows[0].input})" if rows[0].input else rows[0].instruction
+        table.add_row(Text(question), *(Text(shorten(row, longest), "green" if row.exact else "red") for row in rows))
     console.print(table)
+
+
+def shorten(row: Answered, longest: int) -> str:
+    """An answer on one line, cut where it is longer than `longest` characters."""
+    answer = " ".join(row.answer.split())
+    return (answer if len(answer) <= longest else f"{answer[:longest]} ...") or "(nothing)"

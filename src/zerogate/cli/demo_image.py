@@ -11,27 +11,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zerogate.cli.demo import ask, next_steps, show
+from zerogate.cli.demo import ask, next_steps, shorten, show, trained
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from zerogate.evaluation.exact_match import ExactMatch
+    from zerogate.training.recipe import Recipe
 
 _SHOWN = 6
 _ON_SHEET = 12
+_LONGEST = 14  # characters of an answer under a picture: "Bottom centre." and what is as short
 
 
-def demo_image(console: Console, output: Path, overrides: Sequence[str], asked: int, overwrite: bool) -> None:
-    """Run the demonstration; the arguments are those of `zerogate demo`."""
+def demo_image(console: Console, recipe: Recipe, asked: int, overwrite: bool) -> None:
+    """Run the demonstration.
+
+    Args:
+        console: where to show it.
+        recipe: of the run.
+        asked: how many questions.
+        overwrite: train anew where the folder holds a run.
+    """
     from zerogate.bases import load_adapted, load_base
-    from zerogate.cli.recipes import shipped_recipe
-    from zerogate.training.recipe_file import load_recipe
-    from zerogate.training.run import train
-    from zerogate.training.run_folder import read_summary
     from zerogate.vision.pictures import picture_rows
 
-    recipe = load_recipe(shipped_recipe("demo-image"), [f"output={output}", *overrides])
     questions = picture_rows()[1][:asked]
     options: dict[str, Any] = {"dtype": recipe.base.dtype, "device": recipe.base.device}
 
@@ -43,29 +47,25 @@ def demo_image(console: Console, output: Path, overrides: Sequence[str], asked: 
         "that it cannot see:\n"
     )
     before = ask(console, model, tokenizer, questions)
-    show(console, before.rows[:_SHOWN])
+    show(console, {"answer": before.rows[:_SHOWN]})
 
     console.rule("[bold]2. Training")
-    if not overwrite and read_summary(Path(recipe.output)) is not None:
-        console.print(f"{recipe.output} holds a finished run, which is shown. [dim]--overwrite trains anew.[/]\n")
-    outcome = train(recipe, resume=not overwrite, overwrite=overwrite, console=_plain(console))
-    summary = outcome.summary
-    best = outcome.folder / ("best" if summary["best_loss"] is not None else "last")
-    folder = outcome.folder
+    summary, best = trained(console, recipe, overwrite)
+    folder = Path(recipe.output)
 
     console.rule("[bold]3. The same base with the adapter")
-    del model, outcome
+    del model
     adapted, tokenizer = load_adapted(recipe.base.name, {"demo": best}, **options)
     seeing = ask(console, adapted, tokenizer, questions)
     blind = ask(console, adapted, tokenizer, [{**row, "images": ()} for row in questions])
-    show(console, seeing.rows[:_SHOWN])
+    show(console, {"with the picture": seeing.rows[:_SHOWN], "without the picture": blind.rows[:_SHOWN]})
     _by_kind(console, questions, seeing, blind)
     console.print(
         f"[bold]Exact answers to {seeing.n} questions about pictures that training did not show: {before.exact:.1%} "
         f"before, {seeing.exact:.1%} after, {blind.exact:.1%} with the pictures taken away.[/] {summary['steps']:,} "
         f"steps in {summary['seconds'] / 60:.1f} minutes; {summary['trained_parameters']:,} parameters were trained.\n"
     )
-    sheet = _draw_sheet(questions[:_ON_SHEET], seeing, folder / "answers.png")
+    sheet = _draw_sheet(questions[:_ON_SHEET], seeing, blind, folder / "answers.png")
     picture = folder / "pictures" / "0.png"
     for number, row in enumerate(questions[:_ON_SHEET]):
         file = folder / "pictures" / f"{number}.png"
@@ -83,10 +83,6 @@ def demo_image(console: Console, output: Path, overrides: Sequence[str], asked: 
     )
 
 
-def _plain(console: Console) -> Console:
-    return type(console)(file=console.file, highlight=False, soft_wrap=True)
-
-
 def _by_kind(console: Console, questions: Sequence[dict[str, Any]], seeing: ExactMatch, blind: ExactMatch) -> None:
     from rich.table import Table
 
@@ -98,20 +94,31 @@ def _by_kind(console: Console, questions: Sequence[dict[str, Any]], seeing: Exac
     console.print(table)
 
 
-def _draw_sheet(questions: Sequence[dict[str, Any]], score: ExactMatch, target: Path) -> Path:
-    """Pictures with what was asked and answered, green where it is right."""
+def _draw_sheet(questions: Sequence[dict[str, Any]], seeing: ExactMatch, blind: ExactMatch, target: Path) -> Path:
+    """Pictures with what was asked and answered, with the picture and without it, green where it is right."""
     from matplotlib.figure import Figure
 
     from zerogate.vision import open_image
 
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    for axes, row, answered in zip(figure.subplots(3, 4).flat, questions, score.rows, strict=False):
-        axes.imshow(open_image(row["images"][0]), interpolation="nearest")
+    figure = Figure(figsize=(9, 8.7))
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.06, top=0.96, wspace=0.08, hspace=0.3)
+    grid = figure.subplots(3, 4).ravel()
+    for axes in grid:
         axes.set_axis_off()
+    for axes, row, with_it, without_it in zip(grid, questions, seeing.rows, blind.rows, strict=False):
+        axes.imshow(open_image(row["images"][0]), interpolation="nearest")
         axes.set_title(row["instruction"], fontsize=8)
-        colour = "#2a7f3f" if answered.exact else "#b3261e"
-        axes.text(
-            0.5, -0.06, answered.answer, transform=axes.transAxes, ha="center", va="top", color=colour, fontsize=9
-        )
+        lines = (("with the picture", with_it), ("without the picture", without_it))
+        for place, (what, answered) in zip((-0.05, -0.14), lines, strict=True):
+            axes.text(
+                0.5,
+                place,
+                f"{what}: {shorten(answered, _LONGEST)}",
+                transform=axes.transAxes,
+                ha="center",
+                va="top",
+                color="#2a7f3f" if answered.exact else "#b3261e",
+                fontsize=8,
+            )
     figure.savefig(target, dpi=130)
     return target

@@ -79,6 +79,12 @@ def eval(
     blind: Annotated[
         bool, typer.Option("--blind", help="Show no images to an adapter that takes them: the same model, unseeing.")
     ] = False,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder or archive of the test set's images, if they are not where its data is."
+        ),
+    ] = None,
     shuffle_images: Annotated[
         bool, typer.Option("--shuffle-images", help="Show each question the images of another one.")
     ] = False,
@@ -120,11 +126,16 @@ def eval(
         raise UserError("--blind shows no images and --shuffle-images those of other questions: choose one")
     if len(task or []) != len(data or []):
         raise UserError(f"each --task wants its --data: there are {len(task or [])} tasks and {len(data or [])} files")
+    if blind and images is not None:
+        raise UserError("--blind shows no images, so --images has nothing to do: leave one of them out")
+    if images is not None and len(task or []) > 1:
+        raise UserError("--images are those of one test set: evaluate one --task at a time with it")
     many = options.many(workers, ray_address)
     if many and harness is not None:
         raise UserError("--workers and --ray-address are for --task; run --harness by itself")
     from rich.console import Console
 
+    from zerogate.cli.eval_leaks import check_leaks
     from zerogate.evaluation.tasks import find_task, read_questions
 
     errors = Console(stderr=True, highlight=False)
@@ -132,16 +143,25 @@ def eval(
     if twice := {found.name for found in tasks if tasks.count(found) > 1}:
         raise UserError(f"the task {', '.join(sorted(twice))} is named twice; evaluate one file of it at a time")
     allowed = {find_task(name).name for name in allow_leak or []}
-    sets = [read_questions(found, file, limit) for found, file in zip(tasks, data or [], strict=True)]
+    adapters = options.named_adapters([str(adapter)] if adapter else None)
+    look = not blind and _sees(adapters)
+    notes: dict[str, list[str]] = {found.name: [] for found in tasks}
+    sets = [
+        read_questions(found, file, limit, images=images, use_images=look, told=notes[found.name].append)
+        for found, file in zip(tasks, data or [], strict=True)
+    ]
+    for name, lines in notes.items():
+        for line in lines:
+            errors.print(f"{name}: {line}.", style="yellow", markup=False)
     names = [part.strip() for part in (harness or "").split(",") if part.strip()]
     manager = None
     if harness is not None:
         from zerogate.evaluation.harness import find_harness_tasks, run_harness
 
         manager = find_harness_tasks(names, include_path)
-    leaks = _check_leaks(tasks, sets, adapter, model, train_data or [], allowed, errors)
+    runs = [*adapters.values(), *([Path(model)] if model else [])]
+    leaks = check_leaks(tasks, sets, runs, train_data or [], allowed, look, errors)
 
-    adapters = options.named_adapters([str(adapter)] if adapter else None)
     engine, base = options.load_engine(model, adapters, dtype, device, quantization, allow_pickle, weights=not many)
     name = next(iter(adapters), "".join(letter if letter.isalnum() else "_" for letter in Path(base).name))
     folder = out or Path("runs") / "eval" / name
@@ -169,7 +189,7 @@ def eval(
             _ask(engine, found, questions, folder / f"{found.name}.jsonl", settings, errors)
             for found, questions in zip(tasks, sets, strict=True)
         ]
-    report: dict[str, Any] = _report(results, leaks, data or [], models, adapter, limit)
+    report: dict[str, Any] = _report(results, leaks, notes, data or [], models, adapter, limit)
     if harness is not None:
         report["harness"] = run_harness(
             engine.model, engine.tokenizer, names, manager=manager, limit=limit, batch_size=batch_size
@@ -186,40 +206,11 @@ def eval(
     errors.print(f"Predictions and results.json are in {folder}.")
 
 
-def _check_leaks(
-    tasks: list[Task],
-    sets: list[list[Question]],
-    adapter: Path | None,
-    model: str | None,
-    files: list[Path],
-    allowed: set[str],
-    errors: Console,
-) -> dict[str, LeakCheck]:
-    """Compare test sets with the training files named, and with what the adapter's or the model's run recorded."""
-    from zerogate.data.leaks import find_near_duplicates, recorded_training, refuse_leaks, training_questions
+def _sees(adapters: dict[str, Path]) -> bool:
+    """Whether an adapter was trained with images, by its configuration alone."""
+    from zerogate.bases.adapted import read_adapter
 
-    known = [question for file in files for question in training_questions(str(file))]
-    checked = bool(files)
-    for folder in (adapter, Path(model) if model else None):
-        recorded = recorded_training(folder.expanduser()) if folder is not None else None
-        if recorded is None:
-            continue
-        if recorded[1] is None:
-            errors.print(f"[yellow]The training data {recorded[0]} is not here: not checked for leaks.[/]")
-            continue
-        known += recorded[1]
-        checked = True
-    if not checked:
-        return {}
-    found: dict[str, LeakCheck] = {}
-    for task, questions in zip(tasks, sets, strict=True):
-        check = find_near_duplicates(known, [item.key for item in questions])
-        refuse_leaks(task.name, check, allowed)
-        errors.print(f"{task.name}: {check.line()}.")
-        if check.leaks:
-            errors.print(check.pairs(), markup=False, style="yellow")
-        found[task.name] = check
-    return found
+    return any(read_adapter(folder).config.get("image_layers") is not None for folder in adapters.values())
 
 
 def _ask(
@@ -229,7 +220,7 @@ def _ask(
 
     from zerogate.evaluation.evaluate import evaluate_task
 
-    if any(question.images for question in questions) and not engine.encoders.seeing:
+    if any(question.images or question.left_out for question in questions) and not engine.encoders.seeing:
         errors.print(f"[yellow]{task.name}: this model takes no images: its questions are asked without them.[/]")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
@@ -247,6 +238,7 @@ def _ask(
 def _report(
     results: list[TaskResult],
     leaks: dict[str, LeakCheck],
+    notes: dict[str, list[str]],
     files: list[Path],
     models: dict[str, Any],
     adapter: Path | None,
@@ -260,7 +252,8 @@ def _report(
     tasks = {
         result.task: result.score.as_dict()
         | {"data": str(file), "decoding": result.decoding, "predictions": f"{result.task}.jsonl"}
-        | {"near_duplicates": len(leaks[result.task].leaks) if result.task in leaks else None}
+        | _leaked(leaks.get(result.task))
+        | ({"notes": notes[result.task]} if notes[result.task] else {})
         for result, file in zip(results, files, strict=True)
     }
     report: dict[str, Any] = {"models": models, "limit": limit, "tasks": tasks}
@@ -269,6 +262,14 @@ def _report(
         report["mean"] = dict(zip(("compat", "strict"), mean_accuracy(judged), strict=True))
     # Beam search draws nothing; what chance there was, was in the training.
     return report | {"seeds": {"decoding": None, "training": _training_seed(adapter)}, "versions": versions()}
+
+
+def _leaked(check: LeakCheck | None) -> dict[str, Any]:
+    """How many questions stand in the training data; None where they were not looked for."""
+    if check is None:
+        return {"near_duplicates": None}
+    found = {"near_duplicates": len(check.leaks), "word_for_word": len(check.word_for_word)}
+    return found | ({"not_looked_for": check.left_out} if check.left_out else {})
 
 
 def _training_seed(adapter: Path | None) -> int | None:

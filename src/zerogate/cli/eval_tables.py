@@ -59,6 +59,9 @@ def _kinds(task: str, score: Score) -> Table:
     columns: list[Score | KindScore] = [*score.kinds.values(), score]
     table.add_row("n", *(f"{column.n:,}" for column in columns))
     table.add_row("compat", *(f"{column.compat:.1%}" for column in columns))
+    if score.compat_guess is not None:
+        guesses = (column.compat_guess for column in columns)
+        table.add_row("compat, guessing", *("" if guess is None else f"{guess:.1%}" for guess in guesses))
     table.add_row("strict", *(f"{column.strict:.1%}" for column in columns))
     if score.majority is not None:
         table.add_row("majority", *(f"{column.majority:.1%}" for column in columns if column.majority is not None))

@@ -45,7 +45,7 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="The instruction. Without it, standard input is read.")] = None,
     context: Annotated[str, typer.Option("--input", help="Context for the instruction: Alpaca's second field.")] = "",
     image: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="FILE", help="A picture that the prompt is about; may be given several times."),
     ] = None,
     source: Annotated[
@@ -149,19 +149,11 @@ def _question(
     engine: Engine, prompt: str, context: str, wording: TemplateName | None, images: list[ImageSource]
 ) -> tuple[list[int], list[ImageSource]]:
     """The prompt's ids, its `<image>` markers cut out as in training, and what it is about."""
-    from zerogate.data.image_fields import place_images
     from zerogate.data.jsonl import whole_text
-    from zerogate.data.records import Record, Turn
 
     prompt, context = whole_text(prompt), whole_text(context)  # what is typed may not be text of this terminal
     engine.encoders.refuse(engine.resolve(None), images)
-    if images:
-        try:
-            turn = place_images(Record(1, (Turn("user", prompt, context),)), tuple(images)).turns[0]
-        except ValueError as error:
-            raise UserError(str(error).replace("the row", "there are")) from error
-        prompt, context = turn.content, turn.input
-    return engine.prompt(prompt, context, wording), images
+    return engine.prompt(prompt, context, wording, images=len(images)), images
 
 
 def _print_answer(engine: Engine, prompt: list[int], images: list[ImageSource], sampling: Sampling) -> None:

@@ -75,7 +75,7 @@ def named_adapters(given: list[str] | None) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for text in given or []:
         name, sign, folder = text.partition("=")
-        path = Path(folder if sign else text).expanduser()
+        path = home(folder if sign else text)
         if not sign:
             # `runs/fox/best` is better known as fox than as best.
             resolved = path.resolve()
@@ -90,18 +90,45 @@ def named_adapters(given: list[str] | None) -> dict[str, Path]:
     return named
 
 
-def images(files: list[Path] | None) -> list[ImageSource]:
-    """Image files, looked at to their end.
+def home(text: str) -> Path:
+    """A path, with `~` as what it stands for.
+
+    Raises:
+        UserError: it names the folder of a user whom this machine does not know, or has a null character.
+    """
+    if "\0" in text:
+        raise UserError(f"{text!r} has a null character, and no path has one")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: there is no such user's folder") from error
+
+
+def image(text: str) -> ImageSource:
+    """What a user wrote as an image: a file, or a file: or data: URL.
+
+    Raises:
+        UserError: it can be neither.
+    """
+    from zerogate.vision import source_from
+
+    try:
+        return source_from(text, Path())
+    except ValueError as error:
+        raise UserError(f"the image {error}") from error
+
+
+def images(files: list[str] | None) -> list[ImageSource]:
+    """Images as a user wrote them, looked at to their end.
 
     Raises:
         UserError: one cannot be read as an image.
     """
     if not files:
         return []
-    from zerogate.vision import source_from
     from zerogate.vision.images import check_image
 
-    sources = [source_from(file, Path()) for file in files]
+    sources = [image(file) for file in files]
     for source in sources:
         check_image(source)
     return sources

@@ -31,12 +31,13 @@ def preview(
     from zerogate.data.load import load_data
     from zerogate.data.stats import length_stats
     from zerogate.errors import UserError
+    from zerogate.training.images import blind_line, takes_images, without_images
     from zerogate.training.recipe_file import load_recipe
     from zerogate.vision.images import image_size
 
-    settings = load_recipe(find_recipe(recipe), overrides)
+    settings, blinded = without_images(load_recipe(find_recipe(recipe, "preview"), overrides))
     tokenizer = load_tokenizer(settings.base.name)
-    data = load_data(settings.data, tokenizer)
+    data = load_data(settings.data, tokenizer, takes_images(settings.adapter))
     console = Console(highlight=False)
 
     if row is None:
@@ -58,6 +59,8 @@ def preview(
 
     for line in data.lines():
         console.print(line, soft_wrap=True)
+    if blinded:
+        console.print(f"the adapter {blind_line(blinded)}", soft_wrap=True)
     train = settings.train
     per_pass = train.micro_batch_size or train.batch_size
     table = Table("", "training", *(["held out"] if data.held_out is not None else []), box=None, pad_edge=False)

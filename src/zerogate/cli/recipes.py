@@ -7,15 +7,40 @@ from pathlib import Path
 
 from zerogate.errors import UserError
 
+_RECIPES, _COMPARISONS = Path("recipes"), Path("recipes/compare")
 
-def find_recipe(given: Path) -> Path:
+
+def find_recipe(given: Path, command: str | None = None) -> Path:
     """The recipe a user means: the file they name, or else the one that ships under that name, with or without folder.
 
-    So `zerogate train recipes/demo.yaml` and `zerogate train demo` work outside the repository too.
+    So `zerogate train recipes/demo.yaml` and `zerogate train demo` work outside the repository too. A name alone is
+    looked for where the command's recipes are (`compare` has its own folder), then in the other place.
+
+    Args:
+        given: what the user wrote.
+        command: the one that runs it, such as `train`; None: any, and comparisons come last.
+
+    Raises:
+        UserError: the recipe that ships under that name is for another command.
     """
-    known = {file.stem: file for folder in _folders() for file in folder.rglob("*.yaml")}
-    in_its_place = given.parent in (Path(), Path("recipes"), Path("recipes/compare"))
-    return known[given.stem] if not given.is_file() and in_its_place and given.stem in known else given
+    if given.is_file() or given.parent not in (Path(), _RECIPES, _COMPARISONS):
+        return given
+    first = given.parent == _COMPARISONS or (given.parent == Path() and command == "compare")
+    for comparison in (first, not first):
+        for folder in _folders():
+            file = folder / ("compare" if comparison else "") / f"{given.stem}.yaml"
+            if file.is_file():
+                _check_command(given, comparison, command)
+                return file
+    return given
+
+
+def _check_command(given: Path, comparison: bool, command: str | None) -> None:
+    if command is None or comparison == (command == "compare"):
+        return
+    other = "compare" if comparison else "toolform" if given.stem.startswith("toolform") else "train"
+    what = "is a comparison of methods" if comparison else "compares nothing"
+    raise UserError(f"the recipe {str(given)!r} {what}; it is run by: zerogate {other} {given}")
 
 
 def shipped_recipe(name: str) -> Path:

@@ -35,13 +35,14 @@ def score(
     captions, n, bleu4, cider and empty.
     """
     import json
+    import sys
 
     from zerogate.evaluation.score import score_file
     from zerogate.evaluation.tasks import find_task
     from zerogate.evaluation.write import write_rows
 
     found = find_task(task)
-    rows = score_file(found, predictions, labels)
+    rows = score_file(found, predictions, labels, told=lambda line: print(f"note: {line}.", file=sys.stderr))
     if out is not None:
         write_rows(out, rows)
     print(json.dumps(found.total(rows).as_dict()))

@@ -47,7 +47,7 @@ def toolform(
     rest = words[1:] if words[0] in STAGES else words
     if not rest:
         raise UserError(f"name a recipe: zerogate toolform {words[0]} recipes/toolform-pocket.yaml")
-    made = Toolform(load_toolform(find_recipe(Path(rest[0])), rest[1:]), reader_of=reader_of)
+    made = Toolform(load_toolform(find_recipe(Path(rest[0]), "toolform"), rest[1:]), reader_of=reader_of)
     if report:
         made.write_report()
     else:

@@ -31,7 +31,7 @@ def train(
     from zerogate.training.recipe_file import load_recipe
     from zerogate.training.run import train as run
 
-    settings = load_recipe(find_recipe(recipe), overrides)
+    settings = load_recipe(find_recipe(recipe, "train"), overrides)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     outcome = run(settings, resume=resume, overwrite=overwrite, console=console)
 

@@ -66,7 +66,9 @@ def _check_section(comparison: Comparison, section: DataSection) -> list[str]:
         asked = _asked(task, section)
         parts = parts or _readable(section)
         check = find_near_duplicates([record.prompt_key for record in parts[0]], asked)
-        refuse_leaks(task.label, check, [task.label] * task.allow_leak, "allow_leak: true in the recipe, for")
+        official = task.task != "exact_match" and find_task(task.task).official_splits
+        option = "allow_leak: true in the recipe, for"
+        refuse_leaks(task.label, check, [task.label] * task.allow_leak, option, official)
     return said
 
 

@@ -59,19 +59,19 @@ def unpacked(archive: Path) -> Path:
     return folder
 
 
-def image_folder(named: str) -> Path:
-    """The folder that `data.images` names, itself or as an archive.
+def image_folder(named: str, option: str = "data.images") -> Path:
+    """The folder that `data.images`, or another option, names, itself or as an archive.
 
     Raises:
         UserError: it is not there, or is a file of another kind.
     """
     path = Path(named).expanduser()
     if not path.exists():
-        raise UserError(f"data.images={named} not found (looked in {Path.cwd()})")
+        raise UserError(f"{option}={named} not found (looked in {Path.cwd()})")
     if path.is_dir():
         return path
     if not is_archive(path):
-        raise UserError(f"data.images={named} is neither a folder nor an archive ({', '.join(SUFFIXES)})")
+        raise UserError(f"{option}={named} is neither a folder nor an archive ({', '.join(SUFFIXES)})")
     return unpacked(path)
 
 

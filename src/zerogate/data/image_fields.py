@@ -7,12 +7,14 @@ space beside it where it opens or ends a text, as in LLaVA's files, and inside a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerogate.data.records import Record, Turn
-from zerogate.vision.source import ImageSource, source_from
+from zerogate.data.records import Record
+from zerogate.errors import UserError
+from zerogate.vision.source import ImageSource, is_nothing, source_from
 
 MARKER = "<image>"
 COLUMNS = ("images", "image")
@@ -70,7 +72,8 @@ def shows_images(row: dict[str, Any]) -> bool:
 
 def part_value(part: dict[str, Any]) -> Any:
     """What a content part of an image type shows; None where it only marks the place of the column's next image."""
-    value = next((part[key] for key in ("image", "image_url", "url", "path", "base64") if part.get(key)), None)
+    keys = ("image", "image_url", "url", "path", "base64")
+    value = next((part[key] for key in keys if part.get(key) and not is_nothing(part[key])), None)
     if "base64" in part and value == part["base64"]:
         return f"data:;base64,{value}"
     return value.get("url") if isinstance(value, dict) and "url" in value else value
@@ -82,20 +85,44 @@ def place_images(record: Record, images: tuple[ImageSource, ...]) -> Record:
     Raises:
         ValueError: there are markers, but not as many as images; or a marker in an answer.
     """
-    markers = sum(turn.content.count(MARKER) + turn.input.count(MARKER) for turn in record.turns)
+    texts = [text for turn in record.turns for text in (turn.content, turn.input)]
+    markers = sum(text.count(MARKER) for text in texts)
     if markers and markers != len(images):
         raise ValueError(f"the text has {markers} times the marker {MARKER}, the row {len(images)} images")
     if any(MARKER in turn.content for turn in record.turns if turn.role == "assistant"):
         raise ValueError(f"an answer holds the marker {MARKER}; only what is asked can show an image")
-    turns: list[Turn] = []
-    placed = 0
-    for turn in record.turns:
-        fields = []
-        for text in (turn.content, turn.input):
-            fields.append(_without_markers(text, placed))
-            placed += text.count(MARKER)
-        turns.append(replace(turn, content=fields[0], input=fields[1]))
+    worded = iter(_worded(texts, 0))
+    turns = [replace(turn, content=next(worded), input=next(worded)) for turn in record.turns]
     return replace(record, turns=tuple(turns), images=images)
+
+
+def word_markers(texts: Sequence[str], images: int, before: int = 0) -> list[str]:
+    """What is asked in one go, with its markers cut out as `place_images` does it. Without images they are text.
+
+    Args:
+        texts: the parts of what is asked.
+        images: how many images are shown with it.
+        before: how many were shown before.
+
+    Raises:
+        UserError: there are markers, but not as many as images.
+    """
+    if not images:
+        return list(texts)
+    markers = sum(text.count(MARKER) for text in texts)
+    if markers not in (0, images):
+        raise UserError(
+            f"the text has {markers} times the marker {MARKER}, there are {images} images: write one for each, or none"
+        )
+    return _worded(texts, before)
+
+
+def _worded(texts: Sequence[str], placed: int) -> list[str]:
+    worded = []
+    for text in texts:
+        worded.append(_without_markers(text, placed))
+        placed += text.count(MARKER)
+    return worded
 
 
 def _without_markers(text: str, placed: int) -> str:
@@ -112,6 +139,8 @@ def _without_markers(text: str, placed: int) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if value is None or (isinstance(value, str | bytes) and not value):
+    if is_nothing(value):
         return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple):
+        return [one for one in value if not (isinstance(one, dict) and is_nothing(one))]
+    return [value]

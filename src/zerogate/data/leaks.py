@@ -4,6 +4,9 @@
     print(report.line())                        # 243 of 395 test questions also stand in the training data (61.5 %)
     refuse_leaks("AddSub", report, allowed=())  # UserError, with the pairs side by side
 
+A published data set's own splits share wordings with other choices or contexts, which is part of it: for those only
+what stands in the training data word for word is refused.
+
 Texts are compared as runs of three words, case, punctuation and spacing aside, and every number the same: who has seen
 a question with other numbers has learned to solve it (SVAMP is made of ASDiv's questions in this way). Runs that many
 test questions share, such as "please choose the correct answer", say nothing and are left out. A test question is a
@@ -14,13 +17,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from zerogate.data.formats import detect_format, to_records
+from zerogate.data.layouts import LAYOUTS
 from zerogate.data.layouts.splits import path_and_split
 from zerogate.data.load import POCKET, load_records
 from zerogate.data.read import read_rows
@@ -71,24 +75,39 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakCheck:
-    """What was found: `leaks` in the order of the test questions, each with its closest training text."""
+    """What was found.
+
+    Attributes:
+        n: test questions that were looked for.
+        leaks: in the order of the test questions, each with its closest training text.
+        left_out: test questions that were not looked for, as they are about images that are not looked at.
+    """
 
     n: int
     leaks: list[Leak]
+    left_out: int = 0
 
     @property
     def rows(self) -> set[int]:
         """Positions of the test questions that leak."""
         return {leak.test for leak in self.leaks}
 
+    @property
+    def word_for_word(self) -> list[Leak]:
+        """The leaks whose whole text (and image) stands in the training data."""
+        return [leak for leak in self.leaks if leak.share == 1]
+
     def line(self) -> str:
         """The count in words."""
+        left_out = f"{self.left_out:,} about images that are not looked at were not looked for"
+        if not self.n:
+            return f"no test question was looked for in the training data: {left_out}"
+        more = f"; {left_out}" * bool(self.left_out)
         if not self.leaks:
-            return f"none of {self.n:,} test questions stands in the training data"
-        same = sum(leak.share == 1 for leak in self.leaks)
+            return f"none of {self.n:,} test questions stands in the training data{more}"
         return (
             f"{len(self.leaks):,} of {self.n:,} test questions also stand in the training data "
-            f"({len(self.leaks) / self.n:.1%}), {same:,} of them word for word"
+            f"({len(self.leaks) / self.n:.1%}), {len(self.word_for_word):,} of them word for word{more}"
         )
 
     def examples(self, count: int = 3) -> list[Leak]:
@@ -105,7 +124,7 @@ class LeakCheck:
         )
 
 
-def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck:
+def find_near_duplicates(train: Sequence[str], test: Sequence[str | None]) -> LeakCheck:
     """Look for each test question in the training texts.
 
     Questions about images (keys of records, which begin with the images' marks) are only alike when their images are
@@ -116,9 +135,10 @@ def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck
 
     Args:
         train: questions (answers left out) that a model learned from.
-        test: questions that it is to be asked.
+        test: questions that it is to be asked; None for one that is about images and was read without them.
     """
-    shown, asked = zip(*map(split_key, test), strict=True) if test else ((), ())
+    keys = [key or "" for key in test]
+    shown, asked = zip(*map(split_key, keys), strict=True) if keys else ((), ())
     questions = [normalise(text) for text in asked]
     runs = _telling_runs(questions)
     owners: dict[tuple[str, ...], list[int]] = {}
@@ -127,7 +147,8 @@ def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck
             owners.setdefault(run, []).append(number)
     whole: dict[tuple[str, str], list[int]] = {}
     for number, text in enumerate(questions):
-        whole.setdefault((shown[number], text), []).append(number)
+        if test[number] is not None:
+            whole.setdefault((shown[number], text), []).append(number)
     best: dict[int, tuple[float, int]] = {}
     for place, text in enumerate(train):
         images, learned = split_key(text)
@@ -143,11 +164,18 @@ def find_near_duplicates(train: Sequence[str], test: Sequence[str]) -> LeakCheck
         for number, share in close.items():
             if share > best.get(number, (0.0, 0))[0]:
                 best[number] = (share, place)
-    leaks = [Leak(number, place, share, test[number], train[place]) for number, (share, place) in sorted(best.items())]
-    return LeakCheck(len(test), leaks)
+    leaks = [Leak(number, place, share, keys[number], train[place]) for number, (share, place) in sorted(best.items())]
+    left_out = sum(key is None for key in test)
+    return LeakCheck(len(test) - left_out, leaks, left_out)
 
 
-def refuse_leaks(task: str, check: LeakCheck, allowed: Collection[str], option: str = "--allow-leak") -> None:
+def refuse_leaks(
+    task: str,
+    check: LeakCheck,
+    allowed: Collection[str],
+    option: str = "--allow-leak",
+    official_splits: bool = False,
+) -> None:
     """Stop when test questions stand in the training data, unless the task is among those allowed.
 
     Args:
@@ -155,28 +183,37 @@ def refuse_leaks(task: str, check: LeakCheck, allowed: Collection[str], option: 
         check: what was found.
         allowed: names of tasks whose leaks are known and accepted, in any case.
         option: what the caller's user writes to allow one.
+        official_splits: the data set comes with its own splits: only word for word counts.
 
     Raises:
         UserError: the count, and pairs of questions.
     """
-    if not check.leaks or task.lower() in {name.lower() for name in allowed}:
+    counted = check.word_for_word if official_splits else check.leaks
+    if not counted or task.lower() in {name.lower() for name in allowed}:
         return
     raise UserError(
         f"{task}: {check.line()}, so its accuracy would say little. If you know and accept that: {option} {task}. "
-        f"Examples:\n{check.pairs()}"
+        f"Examples:\n{replace(check, leaks=counted).pairs()}"
     )
 
 
-def training_questions(path: str) -> list[str]:
+def training_questions(path: str, look: bool = True) -> list[str]:
     """The questions of a training file: in any format that training reads, or rows of question and answer.
 
+    Args:
+        path: the file.
+        look: whether images are looked at; else questions about images are left out, as they cannot be told apart.
+
     Raises:
-        UserError: as `read_rows` and `to_records`.
+        UserError: as `read_rows` and `to_records`, or images that cannot be read.
     """
     rows = read_rows(path)
     if "question" in rows[0][1]:
         return [str(row.get("question", "")) for _, row in rows]
-    return [record.prompt_key for record in to_records(rows, detect_format(rows[0][1]), path)]
+    records = to_records(rows, detect_format(rows[0][1]), path)
+    if look:
+        check_images((record.row, record.images) for record in records).refuse(path)
+    return [record.prompt_key for record in records if look or not record.images]
 
 
 def run_recipe(folder: Path) -> Path | None:
@@ -185,11 +222,12 @@ def run_recipe(folder: Path) -> Path | None:
     return run / "recipe.yaml" if (run / "recipe.yaml").is_file() else None
 
 
-def recorded_training(folder: Path) -> tuple[str, list[str] | None] | None:
+def recorded_training(folder: Path, look: bool = True) -> tuple[str, list[str] | None] | None:
     """What the run that made an adapter (or a trained base) learned from, as its recipe records it.
 
     Args:
         folder: a run's folder, or `best` or `last` in one.
+        look: as in `training_questions`.
 
     Returns:
         The data's name and its questions, which are None where the data is not on this machine any more; None where
@@ -204,6 +242,10 @@ def recorded_training(folder: Path) -> tuple[str, list[str] | None] | None:
         return None  # a recipe.yaml of someone else's
     if section.path not in POCKET and not Path(path_and_split(section.path, "")[0]).expanduser().exists():
         return section.path, None  # a Hub data set is not fetched for a check
+    if not look:
+        # A published data set's images need not even be there. Elsewhere they say which records are held out.
+        section = section.model_copy(update={"use_images": False} if section.format in LAYOUTS else {})
+        return section.path, [record.prompt_key for record in load_records(section)[0] if not record.images]
     records = load_records(section)[0]
     images = check_images((record.row, record.images) for record in records)
     if len(images.bad) == len(records):

@@ -40,6 +40,7 @@ class Data:
         images: what the look at all images of `train` found; rows in `bad` were left out.
         held_out_images: the same of `held_out`.
         balanced: to each question in `train` every answer is there equally often.
+        looked_at: whether the adapter that learns from them takes images.
     """
 
     train: Encoded
@@ -50,6 +51,7 @@ class Data:
     images: ImageReport = field(default_factory=ImageReport)
     held_out_images: ImageReport = field(default_factory=ImageReport)
     balanced: bool = False
+    looked_at: bool = True
 
     def lines(self) -> list[str]:
         """What was read, in words."""
@@ -61,7 +63,7 @@ class Data:
             lines += [f"held out: {line}" for line in self.held_out.report.lines()]
         lines += self.images.lines()
         lines += [f"held out: {line}" for line in self.held_out_images.lines()]
-        if self.images.images and self.train.features is None:
+        if self.images.images and not self.looked_at:
             lines.append("nobody looks at the images: the adapter takes none (adapter.image_encoder)")
         return lines
 
@@ -93,16 +95,21 @@ def load_records(section: DataSection) -> tuple[list[Record], list[Record], Form
     return train, held_out, format
 
 
-def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
+def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase, looked_at: bool = True) -> Data:
     """Read, split, look at all images, check for leaks and tokenise.
+
+    Args:
+        section: the recipe's.
+        tokenizer: the base's.
+        looked_at: whether the adapter that learns from the data takes images; what is said of them depends on it.
 
     Raises:
         UserError: anything wrong with the files, the rows or the images.
     """
     train, held_out, format = load_records(section)
     other = section.held_out if isinstance(section.held_out, str) else section.path
-    train, images = with_good_images(train, section, section.path)
-    held_out, held_out_images = with_good_images(held_out, section, other)
+    train, images = with_good_images(train, section, section.path, looked_at)
+    held_out, held_out_images = with_good_images(held_out, section, other, looked_at)
     template = resolve_template(section, format, tokenizer)
 
     def encode(records: list[Record], source: str) -> Encoded:
@@ -119,18 +126,28 @@ def load_data(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Data:
         images=images,
         held_out_images=held_out_images,
         balanced=section.balance,
+        looked_at=looked_at,
     )
 
 
-def with_good_images(records: list[Record], section: DataSection, source: str) -> tuple[list[Record], ImageReport]:
+def with_good_images(
+    records: list[Record], section: DataSection, source: str, looked_at: bool = True
+) -> tuple[list[Record], ImageReport]:
     """The records whose images can all be read, and what the look at them found.
+
+    Args:
+        records: what to look at.
+        section: says what becomes of rows with others.
+        source: what to call the file in errors.
+        looked_at: whether the adapter takes images: to one that takes none, a row is whole without.
 
     Raises:
         UserError: some cannot, and the section does not drop their rows.
     """
     checked = check_images((record.row, record.images) for record in records)
     if section.bad_images == "refuse":
-        checked.refuse(source, " (data.bad_images=drop leaves these rows out)")
+        blind = " (the adapter takes no images: data.use_images=false reads the rows as text alone)"
+        checked.refuse(source, " (data.bad_images=drop leaves these rows out)" if looked_at else blind)
     return [record for record in records if record.row not in checked.bad], checked
 
 

@@ -7,7 +7,7 @@ most frequent label of each kind, as counted in the questions that were asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ class KindScore:
         compat: share of right ones by the authors' rules, 0 to 1.
         strict: share of right ones by ours, 0 to 1.
         majority: share of the kind's most frequent label, 0 to 1; None where questions are of several kinds at once.
+        compat_guess: see `Score`.
     """
 
     n: int
     compat: float
     strict: float
     majority: float | None = None
+    compat_guess: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Score:
         unanswered: how many gave no answer that strict could take.
         kinds: the same for each kind of question, where the task knows any.
         majority: share of right ones for the most frequent label of each kind, 0 to 1; None as in the kinds.
+        compat_guess: compat where the authors draw a random choice for a response that they cannot read: its expected
+            value. None for tasks where they do not.
     """
 
     n: int
@@ -48,6 +52,7 @@ class Score:
     unanswered: int
     kinds: dict[str, KindScore] = field(default_factory=dict)
     majority: float | None = None
+    compat_guess: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file; what there is not is left out."""
@@ -55,12 +60,17 @@ class Score:
         return {name: value for name, value in _known(asdict(self) | {"kinds": kinds}).items() if value != {}}
 
 
-def total(rows: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> Score:
+def total(
+    rows: Iterable[Mapping[str, Any]],
+    kinds: Sequence[str] = (),
+    guess: Callable[[Mapping[str, Any]], float | None] = lambda row: None,
+) -> Score:
     """Add judged rows up.
 
     Args:
         rows: with the fields of a `Verdict`, `label`, and `kinds` where the task has them.
         kinds: the order to show kinds in; others follow.
+        guess: how far a row is right where chance answers for what cannot be read, 0 to 1; None where that is unknown.
     """
     rows = list(rows)
     n = len(rows)
@@ -81,16 +91,23 @@ def total(rows: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> Score
                 _share(found, "compat"),
                 _share(found, "strict"),
                 majorities[kind] / len(found) if parts else None,
+                _guessed(found, guess),
             )
             for kind, found in by_kind.items()
             if found
         },
         sum(majorities.values()) / n if parts else None,
+        _guessed(rows, guess),
     )
 
 
 def _share(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(bool(row[name]) for row in rows) / len(rows)
+
+
+def _guessed(rows: Sequence[Mapping[str, Any]], guess: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+    shares = [share for share in map(guess, rows) if share is not None]
+    return sum(shares) / len(rows) if len(shares) == len(rows) else None
 
 
 def _most_frequent(rows: Sequence[Mapping[str, Any]]) -> int:

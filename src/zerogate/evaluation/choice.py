@@ -9,8 +9,10 @@ C"), settles on nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from zerogate.evaluation.accuracy import Score, total
 from zerogate.evaluation.scorers import Verdict, VerdictScorer, first_response, kind_of, own_turn
 
 _OPEN, _CLOSE = r"[(\[{*_\"'\u201c`$]*", r"[)\]}*_\"'\u201d`$]*"
@@ -88,6 +90,9 @@ _STATED = rf"[A-Ea-e]{_AFTER}"
 _NAMED = rf"(?<=\()[A-Ea-e](?=\))|{_BEFORE}[A-E]{_AFTER}"
 
 
+_LETTERS = "ABCDE"
+
+
 class LetterScorer(VerdictScorer):
     """Multiple choice by letters from A to E."""
 
@@ -102,7 +107,7 @@ class LetterScorer(VerdictScorer):
         if not isinstance(value, str):
             raise ValueError(f"is {kind_of(value)}, not a letter from A to E")
         text = value.strip().upper()
-        if len(text) != 1 or text not in "ABCDE":
+        if len(text) != 1 or text not in _LETTERS:
             raise ValueError(f"{value!r} is not a letter from A to E")
         return text
 
@@ -113,6 +118,10 @@ class LetterScorer(VerdictScorer):
         ours = None if ours is None else ours.upper()
         return Verdict(theirs == label, ours == label, theirs, ours)
 
+    def total(self, rows: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> Score:
+        """Both accuracies; for ScienceQA also compat with chance's share, where rows know their number of choices."""
+        return total(rows, kinds) if self._said is None else total(rows, kinds, _with_chance)
+
     def _compat(self, response: str) -> str:
         if self._said is not None:  # ScienceQA's own script: exactly one such sentence
             said = self._said.findall(response)
@@ -120,6 +129,15 @@ class LetterScorer(VerdictScorer):
         # LLM-Adapters: the first capital, be it the first of "Because".
         first = re.search("[ABCDE]", first_response(response))
         return first[0] if first else ""
+
+
+def _with_chance(row: Mapping[str, Any]) -> float | None:
+    """The expected value of ScienceQA's own script, which draws one of the choices where it finds none of them."""
+    choices = row.get("choices")
+    if not isinstance(choices, int) or choices < 1:
+        return None
+    read = row["extracted_compat"]
+    return float(row["compat"]) if read and read in _LETTERS[:choices] else 1 / choices
 
 
 def _plain(choice: str) -> str:

@@ -136,7 +136,8 @@ def evaluate_task(
     Raises:
         UserError: no questions, questions that are too long, images that cannot be read, other images asked for and
             none taken, or `predictions` of other questions or settings.
-        ValueError: the model is in training mode, so dropout would make its answers random.
+        ValueError: the model is in training mode, so dropout would make its answers random; or images are to be shown
+            that the questions were read without.
     """
     if not questions:
         raise UserError(f"{task.name}: there are no questions to ask")
@@ -147,7 +148,9 @@ def evaluate_task(
     decoding |= {"template": template, **(models or {})}
     encoders = encoders or AdapterEncoders(model)
     adapter = active_adapter(model)
-    sees = adapter in encoders.seeing and any(item.images for item in questions)
+    sees = adapter in encoders.seeing and any(item.images or item.left_out for item in questions)
+    if sees and images != "none" and any(item.left_out for item in questions):
+        raise ValueError("the questions were read without their images: read them with use_images=True to show some")
     if images == "other":
         if not sees:
             raise UserError(f"{task.name}: there is nothing to shuffle: {_why_blind(questions)}")
@@ -192,7 +195,7 @@ def evaluate_task(
 
 
 def _why_blind(questions: Sequence[Question]) -> str:
-    if not any(question.images for question in questions):
+    if not any(question.images or question.left_out for question in questions):
         return "its questions have no images"
     return "the model takes no images; only an adapter that was trained with images does"
 
@@ -217,12 +220,13 @@ def _resume(
         raise UserError(f"{file} has {len(rows)} rows, the questions are only {len(questions)}; {anew}")
     for n, row in enumerate(rows):
         question = questions[n]
+        # First, as other settings may show other images, which are not other questions.
+        if row.get("task") == task.name and (changed := changed_settings(row.get("decoding"), decoding)):
+            raise UserError(f"{file} was made with other settings ({changed}); {anew}")
         same = {"task": task.name, "row": question.row, "label": question.label}
         same |= {"images": question.known()["images"]} if question.images else {}
         if any(row.get(field) != value for field, value in same.items()) or "response" not in row:
             raise UserError(f"{file}, line {n + 1} answers another question than the data has there; {anew}")
-        if changed := changed_settings(row.get("decoding"), decoding):
-            raise UserError(f"{file} was made with other settings ({changed}); {anew}")
         if row.get("prompt") != prompts[n]:
             raise UserError(f"{file}, line {n + 1} answers another question than the data has there; {anew}")
         row |= question.known() | task.scorer.fields(row["response"] or "", question.label)

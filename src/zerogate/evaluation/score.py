@@ -7,7 +7,7 @@ print(task.total(rows).as_dict())       # {"n": 1319, "compat": 0.375, "strict":
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,25 @@ from zerogate.data.read import read_rows
 from zerogate.errors import UserError
 from zerogate.evaluation.accuracy import Score as Score
 from zerogate.evaluation.accuracy import total as total
+from zerogate.evaluation.questions import missing_columns, read_label, read_questions
 from zerogate.evaluation.scorers import Verdict, VerdictScorer
-from zerogate.evaluation.tasks import Task, missing_columns, read_label, read_questions
+from zerogate.evaluation.tasks import Task
 
 
-def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -> list[dict[str, Any]]:
+def score_file(
+    task: Task,
+    path: str | Path,
+    labels: str | Path | None = None,
+    told: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
     """Judge every row of a predictions file.
 
     Args:
         task: whose rules hold.
         path: JSON lines (or any file `read_rows` knows) with `response`, and `label` unless `labels` is given.
-        labels: the task's own data file, or rows with `label`; row n is the label of response n.
+        labels: the task's own data file, or rows with `label`; row n is the label of response n. Images are not
+            looked for.
+        told: called with what a user should know of the labels' data, such as that only a part of the split is there.
 
     Returns:
         The rows with `label` in its one spelling and what the scorer says of each added: the verdict's fields mostly.
@@ -40,7 +48,7 @@ def score_file(task: Task, path: str | Path, labels: str | Path | None = None) -
     if labels is None:
         wanted = [{"label": read_label(task, row["label"], f"{path}, row {number}")} for number, row in numbered]
     else:
-        wanted = _labels(task, labels)
+        wanted = _labels(task, labels, told)
     if len(responses) != len(wanted):
         raise UserError(
             f"{path} has {len(responses)} responses and {labels} {len(wanted)} labels: they must be of one set, in the "
@@ -88,14 +96,14 @@ def _response(row: dict[str, Any], where: str, only: str | None) -> str:
     return response
 
 
-def _labels(task: Task, path: str | Path) -> list[dict[str, Any]]:
+def _labels(task: Task, path: str | Path, told: Callable[[str], None] | None) -> list[dict[str, Any]]:
     """What the task's data says of each row: its label, and its kinds where the task has them."""
     # A published data set is no list of rows, so only the task can read it; a list may be of labels alone.
-    if Path(path).is_file() and task.rows is read_rows and task.layout is None:
+    if Path(path).is_file() and not task.official_splits:
         numbered = read_rows(str(path))
         if "label" in numbered[0][1]:
             missing = next((number for number, row in numbered if "label" not in row), None)
             if missing is not None:
                 raise UserError(f"{path}, row {missing}: no column 'label'")
             return [{"label": read_label(task, row["label"], f"{path}, row {number}")} for number, row in numbered]
-    return [question.known() for question in read_questions(task, path)]
+    return [question.known() for question in read_questions(task, path, use_images=False, told=told)]

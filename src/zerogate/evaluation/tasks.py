@@ -13,58 +13,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from zerogate.data.layouts import LayoutName, easy_vqa, nlvr, read_examples
-from zerogate.data.layouts.scienceqa import COLUMNS
-from zerogate.data.read import Row, read_rows
-from zerogate.data.records import image_mark
+from zerogate.data.layouts import LayoutName, easy_vqa, nlvr
+from zerogate.data.layouts.scienceqa_problem import COLUMNS
+from zerogate.data.read import Row
 from zerogate.errors import UserError
 from zerogate.evaluation import scienceqa
 from zerogate.evaluation.captions import CaptionScorer
 from zerogate.evaluation.choice import LetterScorer, WordScorer
 from zerogate.evaluation.exact_words import ExactWordScorer
 from zerogate.evaluation.number import NumberScorer
+from zerogate.evaluation.questions import Question as Question
+from zerogate.evaluation.questions import read_label as read_label
+from zerogate.evaluation.questions import read_questions as read_questions
 from zerogate.evaluation.scorers import Figures, Scorer
-from zerogate.vision.source import ImageSource
-
-
-@dataclass(frozen=True)
-class Question:
-    """One item of a test set.
-
-    Attributes:
-        row: where it was read, from 1.
-        instruction: what is asked, as the template's instruction.
-        input: the template's second field, possibly empty.
-        label: the right answer, as the task's scorer reads it.
-        images: what it shows, for models that see.
-        kinds: the kinds of question it is, for figures of each kind.
-    """
-
-    row: int
-    instruction: str
-    input: str
-    label: str
-    images: tuple[ImageSource, ...] = ()
-    kinds: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """What a leak check compares: as `Record.prompt_key`, the same question about another image is another one.
-
-        Raises:
-            UserError: an image cannot be read.
-        """
-        marks = [image_mark(image.digest) for image in self.images]
-        return "\n".join(part for part in (*marks, self.instruction, self.input) if part)
-
-    def known(self) -> dict[str, Any]:
-        """What a row of predictions records of it beside the prompt: its label, images and kinds if it has any."""
-        fields: dict[str, Any] = {"label": self.label}
-        fields |= {"images": [image.name for image in self.images]} if self.images else {}
-        return fields | ({"kinds": list(self.kinds)} if self.kinds else {})
 
 
 @dataclass(frozen=True)
@@ -78,7 +41,7 @@ class Task:
         max_new_tokens: longest answer by default.
         num_beams: width of the beam search by default; 1 is greedy.
         aliases: other names, without case and punctuation.
-        rows: reads the file where it is not a list of rows.
+        rows: reads the file where it is not a list of rows; its second argument hears what a user should know of it.
         layout: the published data set with images that it is, read from its folder or archive.
         kinds: the order in which its kinds of question are shown.
     """
@@ -89,9 +52,14 @@ class Task:
     max_new_tokens: int
     num_beams: int = 4
     aliases: tuple[str, ...] = ()
-    rows: Callable[[str], list[Row]] = read_rows
+    rows: Callable[[str, Callable[[str], None] | None], list[Row]] | None = None
     layout: LayoutName | None = None
     kinds: tuple[str, ...] = ()
+
+    @property
+    def official_splits(self) -> bool:
+        """Whether the data set comes with its own test split, so that what that shares with training is part of it."""
+        return self.layout is not None or self.rows is not None
 
     def total(self, rows: Iterable[Mapping[str, Any]]) -> Figures:
         """The score of judged rows, as `score_file` and `evaluate_task` give them."""
@@ -148,62 +116,6 @@ def find_task(name: str) -> Task:
     near = difflib.get_close_matches(_key(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {known[near[0]].name}? All" if near else "known"
     raise UserError(f"unknown task {name!r}; {hint}: {', '.join(TASKS)}")
-
-
-def read_questions(task: Task, path: str | Path, limit: int | None = None) -> list[Question]:
-    """Read a test set.
-
-    Args:
-        task: how to read it.
-        path: the file; `.xz`, `.gz` and `.bz2` are unpacked. For a published data set with images its folder or
-            archive, also as `PATH:SPLIT` (such as `easy_vqa.tar:train[90%:]`); without a split, `test` is asked.
-        limit: take only the first so many rows.
-
-    Raises:
-        UserError: no such file, malformed JSON, a missing column (named), or a label of the wrong type (with its row).
-    """
-    if task.layout is not None:
-        return [
-            Question(item.row, item.instruction, item.input, item.label, item.images, item.kinds)
-            for item in read_examples(task.layout, str(path), "test")[:limit]
-        ]
-    rows = task.rows(str(path))[:limit]
-    return [_question(task, number, row, str(path)) for number, row in rows]
-
-
-def read_label(task: Task, value: Any, where: str) -> str:
-    """A label as the task's scorer reads it.
-
-    Raises:
-        UserError: not a label of this task; `where` names the file and row.
-    """
-    try:
-        return task.scorer.read_label(value)
-    except ValueError as error:
-        raise UserError(f"{where}: the label of a {task.name} row {error}") from None
-
-
-def missing_columns(missing: list[str], row: dict[str, Any]) -> str:
-    """The words for columns that a row lacks."""
-    names = " and no column ".join(map(repr, missing))
-    return f"there is no column {names}; this row has {', '.join(map(repr, row)) or 'none'}"
-
-
-def _question(task: Task, number: int, row: dict[str, Any], path: str) -> Question:
-    where = f"{path}, row {number}"
-    instruction, label = row.get("instruction"), row.get("answer")
-    if task.name == "GSM8K" and "instruction" not in row and "question" in row:
-        instruction = row["question"]
-        if isinstance(label, str) and "####" in label:  # the solution stands before it
-            label = label.rpartition("####")[2]
-    missing = [name for name, value in (("instruction", instruction), ("answer", label)) if value is None]
-    if missing:
-        wanted = "question and answer, or " * (task.name == "GSM8K") + "instruction, input and answer"
-        raise UserError(f"{where}: {missing_columns(missing, row)}; {task.name} wants {wanted}")
-    context = row.get("input")
-    if not isinstance(instruction, str) or not isinstance(context, str | None):
-        raise UserError(f"{where}: instruction and input must be text")
-    return Question(number, instruction, context or "", read_label(task, label, where))
 
 
 def _key(name: str) -> str:

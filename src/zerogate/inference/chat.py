@@ -6,6 +6,7 @@ beside room for an answer; the oldest go first. What is sent is worded by the sa
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from zerogate.bases.sampling import Sampling
 from zerogate.data import Turn, prompt_ids
+from zerogate.data.image_fields import word_markers
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.generate import Answer, Engine
@@ -46,9 +48,9 @@ class Exchange:
     steps: tuple[Turn, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file: images by their place."""
-        said = {"user": self.user, "assistant": self.assistant, "done": self.done}
-        said |= {"images": [image.key for image in self.images]} if self.images else {}
+        """Plain values, for a file: images by their place, or whole where they have none."""
+        said: dict[str, Any] = {"user": self.user, "assistant": self.assistant, "done": self.done}
+        said |= {"images": [_place(image) for image in self.images]} if self.images else {}
         return said | ({"steps": [asdict(turn) for turn in self.steps]} if self.steps else {})
 
     @classmethod
@@ -61,6 +63,10 @@ class Exchange:
         images = tuple(source_from(place, Path()) for place in said.get("images", ()))
         steps = tuple(Turn(**{**step, "tool_calls": tuple(step["tool_calls"])}) for step in said.get("steps", ()))
         return cls(**{**said, "images": images, "steps": steps})
+
+
+def _place(image: ImageSource) -> str:
+    return image.key if image.path is not None else f"data:;base64,{base64.b64encode(image.read()).decode()}"
 
 
 class Chat:
@@ -106,7 +112,8 @@ class Chat:
         """Ask something, about the images that wait to be shown if there are any, and stream the answer.
 
         Raises:
-            UserError: the question does not fit into the context, or its images cannot be shown; it is then not kept.
+            UserError: the question does not fit into the context, its images cannot be shown, or it has the marker
+                `<image>` and not as many as images; it is then not kept.
         """
         self.exchanges.append(Exchange(text, images=tuple(self.waiting)))
         answer = self._answer(on_text)
@@ -190,9 +197,13 @@ class Chat:
         turns = [Turn("system", self.persona.context.strip())] if self.persona.context.strip() else []
         for example in self.persona.examples:
             turns += [Turn("user", example.user), Turn("assistant", example.assistant)]
-        for exchange in past:
-            turns += [Turn("user", exchange.user), *exchange.steps, Turn("assistant", exchange.assistant)]
-        return [*turns, Turn("user", self.exchanges[-1].user), *self.exchanges[-1].steps]
+        shown = 0
+        for exchange in [*past, self.exchanges[-1]]:
+            (question,) = word_markers([exchange.user], len(exchange.images), shown)
+            turns += [Turn("user", question), *exchange.steps]
+            turns += [Turn("assistant", exchange.assistant)] if exchange is not self.exchanges[-1] else []
+            shown += len(exchange.images)
+        return turns
 
     def _answer(self, on_text: Callable[[str], None], keep: Exchange | None = None) -> Answer:
         """Answer, or go on answering, the last exchange; `keep` is put back in its place when that fails."""

@@ -26,6 +26,7 @@ from zerogate.bases.decode import context_length, decode_batch, end_tokens
 from zerogate.bases.load import find_base
 from zerogate.bases.sampling import RowSampler, Sampling
 from zerogate.data import Turn, prompt_ids
+from zerogate.data.image_fields import word_markers
 from zerogate.data.templates import TemplateName
 from zerogate.errors import UserError
 from zerogate.inference.streaming import TextStream, cut_at_stop
@@ -98,9 +99,26 @@ class Engine:
         return "alpaca" if self.tokenizer.chat_template is None else "chat"
 
     def prompt(
-        self, instruction: str, input: str = "", template: TemplateName | None = None, adapter: str | None = None
+        self,
+        instruction: str,
+        input: str = "",
+        template: TemplateName | None = None,
+        adapter: str | None = None,
+        images: int = 0,
     ) -> list[int]:
-        """The ids of a question, worded as training worded it for this adapter, unless a template is named."""
+        """The ids of a question, worded as training worded it for this adapter.
+
+        Args:
+            instruction: the question.
+            input: what it is about: Alpaca's second field.
+            template: how to word it instead.
+            adapter: as in `answer`.
+            images: how many are shown with it; the marker `<image>` then stands for one, as in training's records.
+
+        Raises:
+            UserError: there are markers, but not as many as images.
+        """
+        instruction, input = word_markers((instruction, input), images)
         return prompt_ids([Turn("user", instruction, input)], template or self.template_for(adapter), self.tokenizer)
 
     def ask(
@@ -111,8 +129,12 @@ class Engine:
         adapter: str | None = None,
         images: Sequence[ImageSource] = (),
     ) -> Answer:
-        """Answer one question; `adapter` as in `answer`, `images` are what it is about."""
-        prompt = self.prompt(instruction, input, adapter=adapter)
+        """Answer one question; `adapter` as in `answer`, `images` are what it is about.
+
+        Raises:
+            UserError: as `answer` and `prompt`.
+        """
+        prompt = self.prompt(instruction, input, adapter=adapter, images=len(images))
         return self.answer([prompt], sampling or Sampling(), [adapter], images=[images])[0]
 
     def answer(

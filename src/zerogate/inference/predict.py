@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftModel, PromptTuningConfig
+from peft import PeftModel, PromptLearningConfig
 from torch import Tensor
 
 from zerogate.errors import UserError
@@ -31,8 +31,9 @@ from zerogate.training.problems.labelled import LENGTHS_FILE
 from zerogate.training.problems.pieces import cut_pieces, word_logits
 from zerogate.training.problems.question_answering import QuestionAnswering
 from zerogate.training.problems.sections import ClassNamesSection, QuestionSection, TaggedSection
+from zerogate.training.problems.tagged_files import mark_predicate, marked_predicates
 from zerogate.training.problems.text_batch import pad_text
-from zerogate.training.problems.token_classification import TokenClassification
+from zerogate.training.problems.token_classification import ROLES_FILE, TokenClassification
 from zerogate.training.problems.trained import Trained
 from zerogate.training.problems.windows import answer_logits, best_in_window, best_of, cut_windows
 
@@ -82,20 +83,25 @@ class Predictor:
             self.names, self._texts = self._class_texts(classes)
         elif trained.task is not QuestionAnswering:
             self.names = [name for _, name in sorted(trained.model.config.id2label.items())]
+        roles = trained.folder / ROLES_FILE
+        self.mark: str | None = json.loads(roles.read_text(encoding="utf-8"))["mark"] if roles.is_file() else None
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Answer rows, some at a time.
 
         Args:
-            rows: with the columns of the task: `image` (a file); `question` and `context`; `text`, or `tokens`.
+            rows: with the columns of the task: `image` (a file); `question` and `context`; `text`, or `tokens`. Asked
+                for roles, a sentence has its predicate between asterisks, or `tokens` without them and `predicate`,
+                the predicate's number among them.
 
         Yields:
             The row, and for a picture `label`, `score` and `top`; for a question `answer` ("" for none) and `score`,
             the logit above that of there being none; for a sentence `tokens` and `spans`, each with `label`, `text`,
-            and the numbers of its `first` and `last` word.
+            and the numbers of its `first` and `last` word; for roles `predicate`, its number in `tokens`, too.
 
         Raises:
-            UserError: a row lacks a column (its number is named), or a picture cannot be read.
+            UserError: a row lacks a column (its number is named), a sentence asked for roles has no predicate or more
+                than one, or a picture cannot be read.
         """
         numbered = enumerate(rows, 1)
         while chunk := list(islice(numbered, self.batch_size)):
@@ -126,7 +132,7 @@ class Predictor:
         prompts = sum(
             config.num_virtual_tokens
             for config in (self.trained.model.peft_config.values() if isinstance(self.trained.model, PeftModel) else ())
-            if isinstance(config, PromptTuningConfig)
+            if isinstance(config, PromptLearningConfig)
         )
         limit = longest_text(self.trained.model.config, self.trained.processor) - prompts
         room = min(limit, section.max_length)
@@ -186,22 +192,51 @@ class Predictor:
     # --- sentences ----------------------------------------------------------------------------------------------------
 
     def _spans(self, numbered: list[Numbered]) -> Iterator[Row]:
-        rows = [row for _, row in numbered]
         tokenizer, longest = self.trained.processor, self._cut(TaggedSection).max_length
-        sentences = [row.get("tokens") or _WORD.findall(row["text"]) for row in rows]
+        sentences = [self._sentence(row, number) for number, row in numbered]
         pieces = [
-            {**piece, "row": number, "labels": []}
-            for number, words in enumerate(sentences)
-            for piece in cut_pieces(tokenizer, tuple(words), longest)
+            {**piece, "row": index, "labels": []}
+            for index, (words, predicate) in enumerate(sentences)
+            for piece in cut_pieces(tokenizer, self._marked(words, predicate), longest)
         ]
-        tags: list[list[str]] = [[] for _ in rows]
+        tags: list[list[str]] = [[] for _ in numbered]
         for at in range(0, len(pieces), self.batch_size):
             some = pieces[at : at + self.batch_size]
             logits_BTN = self._run(word_logits, _inputs(pad_text(some, tokenizer.pad_token_id, False)))
             for piece, line in zip(some, logits_BTN.argmax(-1).tolist(), strict=True):
                 tags[piece["row"]] += ["O" if at is None else self.names[line[at]] for at in piece["starts"]]
-        for row, words, said in zip(rows, sentences, tags, strict=True):
-            yield {**row, "tokens": words, "spans": list(spans_of(words, said))}
+        for (_, row), (words, predicate), said in zip(numbered, sentences, tags, strict=True):
+            if predicate is None:
+                yield {**row, "tokens": words, "spans": list(spans_of(words, said))}
+            else:
+                # What is said of the predicate and its marks means nothing: training asks for no tag there.
+                own = [*said[:predicate], "O", *said[predicate + 3 :]]
+                yield {**row, "tokens": words, "predicate": predicate, "spans": list(spans_of(words, own))}
+
+    def _sentence(self, row: Row, number: int) -> tuple[list[str], int | None]:
+        """A row's words and, for roles, the number of the predicate, whose marks are left out."""
+        words = row.get("tokens") or _WORD.findall(row["text"])
+        if self.mark is None:
+            return words, None
+        if "tokens" in row and (given := row.get("predicate")) is not None:
+            if type(given) is not int or not 0 <= given < len(words):
+                raise UserError(
+                    f"row {number}: `predicate` must be a word's number, 0 to {len(words) - 1}, not {given!r}"
+                )
+            return words, given
+        mark, found = self.mark, marked_predicates(words, self.mark)
+        if len(found) != 1:
+            named = ", ".join(repr(words[at]) for at in found)
+            raise UserError(
+                f"row {number} has {f'several words ({named})' if found else 'no word'} between two {mark!r} as its "
+                f"predicate; write `Anna {mark} lives {mark} in Paris`, or give `tokens` without marks, and as "
+                "`predicate` its number among them, from 0"
+            )
+        at = found[0]
+        return [*words[: at - 1], words[at], *words[at + 2 :]], at - 1
+
+    def _marked(self, words: list[str], predicate: int | None) -> tuple[str, ...]:
+        return tuple(words) if predicate is None or self.mark is None else mark_predicate(words, predicate, self.mark)
 
 
 def spans_of(words: list[str], tags: list[str]) -> Iterator[Row]:

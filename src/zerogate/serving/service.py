@@ -28,6 +28,7 @@ from zerogate.serving.pool import AdapterPool, Held, NoRoomError, written_out
 from zerogate.serving.problems import ApiError, busy
 from zerogate.serving.sampling import Choice, Likelihood
 from zerogate.serving.text import Writer
+from zerogate.vision.adapter_encoders import warn_of_other_weights
 from zerogate.vision.encoder import VisionEncoder, load_encoder
 from zerogate.vision.images import open_image
 from zerogate.vision.source import ImageSource
@@ -393,6 +394,7 @@ class Service:
                 503,
                 f"The vision encoder {without_folders(name[0])!r} is another one than {held.name!r} was trained with.",
             )
+        warn_of_other_weights(held.name, config, encoder)
         return encoder
 
 

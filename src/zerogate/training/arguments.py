@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState
 from trl import SFTConfig
 
+from zerogate.adapters.zero_init.image import ImageProjector
 from zerogate.training.recipe import Plan, Recipe
 
 
@@ -48,7 +49,8 @@ def sft_config(recipe: Recipe, plan: Plan, model: torch.nn.Module, autocast: boo
             fp16=half == torch.float16,  # half-precision gradients need the scaler
             use_cpu=on_cpu,
             ddp_backend="gloo" if on_cpu and PartialState().num_processes > 1 else None,
-            ddp_find_unused_parameters=False,
+            # What sees has no gradient from a batch without images; then each process has to look what has one.
+            ddp_find_unused_parameters=any(isinstance(module, ImageProjector) for module in model.modules()),
             ddp_broadcast_buffers=False,  # nothing changes them; gradients are all that is exchanged
             gradient_checkpointing=train.gradient_checkpointing,
             torch_compile=train.compile,

@@ -1,14 +1,16 @@
 """Put a method on a loaded base, count what it trains, and save it."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, PeftType, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel, set_seed
 
+from zerogate.bases.adapted import fit_prompts
 from zerogate.errors import UserError
 from zerogate.training.context import fit_context
 from zerogate.training.images import fit_images
@@ -37,7 +39,11 @@ def attach(
     fit_config(config, model)
     fit_images(config)
     fit_context(config, base_name)
-    if heads and not config.is_prompt_learning:  # PEFT does it by itself for prompts, whose configs cannot say it
+    if config.is_prompt_learning:
+        if heads and config.peft_type == PeftType.PREFIX_TUNING:
+            _check_prefixes(model, base_name)
+        fit_prompts(config, model)
+    if heads:
         config.modules_to_save = [*(config.modules_to_save or []), *heads]
     try:
         adapted = get_peft_model(model, config)
@@ -45,7 +51,10 @@ def attach(
         # PEFT's own two ways of saying that it does not know where to go.
         hint = linears_of(model) if re.match("Target modules|Please specify `target_modules`", str(error)) else ""
         raise UserError(f"this adapter does not fit the base {base_name}: {error}{hint}") from error
-    adapted.peft_config["default"].base_model_name_or_path = base_name
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path = base_name
+    if config.is_prompt_learning and config.modules_to_save:
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))  # PEFT adds its own names once and again
     return adapted
 
 
@@ -54,6 +63,20 @@ def _check_task(config: Any, model: PreTrainedModel, heads: list[str] | None) ->
         raise UserError("prompt_tuning and prefix_tuning put prompts before text; for pictures there is vpt")
     if not config.is_prompt_learning and config.__dict__.get("target_modules") == DUMMY_TARGET_MODULES and not heads:
         raise UserError("adapter.method linear trains a task's head, and a language model's own head is not fresh")
+
+
+def _check_prefixes(model: PreTrainedModel, base_name: str) -> None:
+    """Refuse bases that PEFT cannot give a prefix to: it does so through their cache of keys and values.
+
+    Raises:
+        UserError: with methods to take instead.
+    """
+    takers = (model.forward, model.base_model.forward)
+    if not any("past_key_values" in inspect.signature(taker).parameters for taker in takers):
+        raise UserError(
+            f"prefix_tuning does not fit the base {base_name}: {type(model).__name__} takes no keys and values from "
+            "outside; take prompt_tuning or lora"
+        )
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

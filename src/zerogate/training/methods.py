@@ -133,6 +133,7 @@ METHODS: dict[str, Method] = {
 _RESERVED = {
     "context_ids",
     "context_start",
+    "image_fingerprint",
     "task_type",
     "peft_type",
     "auto_mapping",

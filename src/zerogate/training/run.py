@@ -26,13 +26,14 @@ from zerogate.training.callbacks import Bar, Best, Flow, Metrics, quiet_librarie
 from zerogate.training.card import CardFacts, render_card
 from zerogate.training.checkpoints import step_of, write_folder
 from zerogate.training.gates import gate_magnitudes
+from zerogate.training.images import blind_line, without_images
 from zerogate.training.methods import build_config, check_method, method_of
 from zerogate.training.plots import draw_figure, draw_gates, draw_loss
 from zerogate.training.problems import find_problem
 from zerogate.training.problems.problem import Problem, RunData
 from zerogate.training.problems.sections import LabelledRecipe
 from zerogate.training.recipe import Plan, Recipe, make_plan
-from zerogate.training.run_folder import open_run, read_summary, versions, write_summary
+from zerogate.training.run_folder import open_run, read_finished, versions, write_summary
 from zerogate.training.stopping import told_when_stopped
 
 
@@ -65,7 +66,7 @@ def train(
 
     Args:
         recipe: from `load_recipe`.
-        resume: go on from the newest whole checkpoint in the run folder.
+        resume: go on from the newest whole checkpoint in the run folder; a finished run is returned as it is.
         overwrite: replace a run that is there.
         console: where to report; standard error by default.
         data: what `load_data` gave for this recipe before; several runs on the same records need not tokenise them
@@ -78,6 +79,7 @@ def train(
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     quiet_libraries()
+    recipe, blinded = without_images(recipe)
     problem = find_problem(recipe)
     config = build_config(recipe.adapter, problem.peft_task)
     check_method(recipe.adapter, recipe.train)
@@ -87,7 +89,7 @@ def train(
     console = console or Console(stderr=True)
     console.quiet = console.quiet or not state.is_main_process
     folder = Path(recipe.output)
-    finished = read_summary(folder) if resume else None
+    finished = read_finished(recipe) if resume else None
     if finished is not None:
         console.print(f"{folder} is finished already")
         return Outcome(folder, finished)
@@ -109,8 +111,17 @@ def train(
     state.wait_for_everyone()
     if not state.is_main_process and resume:
         checkpoint = open_run(recipe, resume, overwrite)
-    _announce(console, recipe, data, plan, adapted, checkpoint)
+    _announce(console, recipe, data, plan, adapted, checkpoint, blinded)
     return _run(problem, recipe, data, plan, adapted, processor, checkpoint, console)
+
+
+def finished_run(recipe: Recipe) -> dict[str, Any] | None:
+    """What `train` with `resume` would return of a run that is finished: its summary, or None where it would train.
+
+    Raises:
+        UserError: the folder holds a run of another recipe, finished or not.
+    """
+    return read_finished(without_images(recipe)[0])
 
 
 def recorded_name(name: str) -> str:
@@ -126,7 +137,13 @@ def _check_trackers(recipe: Recipe) -> None:
 
 
 def _announce(
-    console: Console, recipe: Recipe, data: RunData, plan: Plan, model: torch.nn.Module, checkpoint: Path | None
+    console: Console,
+    recipe: Recipe,
+    data: RunData,
+    plan: Plan,
+    model: torch.nn.Module,
+    checkpoint: Path | None,
+    blinded: list[str],
 ) -> None:
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
@@ -134,6 +151,8 @@ def _announce(
     trained, total = count_parameters(model)
     say(f"base      {recipe.base.name}: {total:,} parameters, {trained:,} of them trained ({trained / total:.3%})")
     say(f"method    {method_of(recipe.adapter).summary}")
+    if blinded:
+        say(f"          {blind_line(blinded)}")
     for index, line in enumerate(data.lines()):
         say(f"{'data' if index == 0 else '':<10}{line}")
     rate = f"{plan.learning_rate:.4g}"

@@ -71,6 +71,36 @@ def open_run(recipe: Recipe, resume: bool, overwrite: bool) -> Path | None:
     return found[1] if found else None
 
 
+def read_finished(recipe: Recipe) -> dict[str, Any] | None:
+    """The summary of a recipe's run where that is finished; None where it is not, or there is no run.
+
+    Raises:
+        UserError: the folder holds a run of another recipe, finished or not, or a finished one whose recipe is gone.
+    """
+    folder = Path(recipe.output)
+    summary = read_summary(folder)
+    if (folder / "recipe.yaml").exists():
+        _same_recipe(folder, recipe)
+    elif summary is not None:
+        raise UserError(
+            f"{folder} holds a finished run without its recipe.yaml, so nothing says what was trained there; put the "
+            f"file back, choose another output, or --overwrite"
+        )
+    return summary
+
+
+def recipe_changes(folder: Path, recipe: Recipe) -> list[str]:
+    """The settings in which a recipe differs from that of the run in a folder, each as `key: there -> here`.
+
+    Where results are written and reported makes no difference. Empty where the folder holds no run.
+    """
+    file = folder / "recipe.yaml"
+    if not file.exists():
+        return []
+    old, new = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(dump_recipe(recipe))
+    return [change for change in _differences(old, new) if not change.startswith(("output:", "report_to:"))]
+
+
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json`; that it is there says the run is finished."""
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -96,14 +126,11 @@ def _delete(folder: Path) -> None:
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> None:
-    old = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    new = yaml.safe_load(dump_recipe(recipe))
-    changed = _differences(old, new)
-    changed = [change for change in changed if not change.startswith(("output:", "report_to:"))]
+    changed = recipe_changes(folder, recipe)
     if changed:
         raise UserError(
-            f"{folder} was started with another recipe ({'; '.join(changed[:5])}); resume with the same one, or "
-            f"--overwrite"
+            f"{folder} was started with another recipe ({'; '.join(changed[:5])}); resume with the same one, choose "
+            f"another output, or --overwrite"
         )
 
 

@@ -9,6 +9,7 @@ once however many adapters look with it, to the device of the model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,14 +107,42 @@ class AdapterEncoders:
             )
         key = (config.image_encoder, tuple(config.image_layers))
         if key not in self._loaded:
-            self._loaded[key] = load_encoder(*key, device=str(self.model.device))
+            try:
+                self._loaded[key] = load_encoder(*key, device=str(self.model.device))
+            except UserError as error:
+                raise UserError(
+                    f"the adapter {adapter!r} (image_encoder in its adapter_config.json): {error}"
+                ) from error
         encoder = self._loaded[key]
         if encoder.channels != config.image_channels:
             raise UserError(
                 f"the adapter {adapter!r} was trained on features of {config.image_channels} channels, and the "
                 f"vision encoder {config.image_encoder!r} gives {encoder.channels}: it is another one than in training"
             )
+        warn_of_other_weights(adapter, config, encoder)
         return encoder
+
+
+def warn_of_other_weights(adapter: str, config: ZeroInitConfig, encoder: VisionEncoder) -> None:
+    """Warn where an adapter was trained with other weights than its encoder has; once, as long as that is loaded.
+
+    It is no error: the same encoder saved in another precision has other numbers, too, and nearly the same features.
+    An adapter that records no fingerprint may have been trained with any.
+
+    Args:
+        adapter: its name.
+        config: its configuration.
+        encoder: what it is about to look with.
+    """
+    recorded = config.image_fingerprint
+    if recorded is not None and recorded != encoder.fingerprint and adapter not in encoder.warned_of:
+        encoder.warned_of.add(adapter)
+        warnings.warn(
+            f"the adapter {adapter!r} was trained with other weights (fingerprint {recorded}) than its vision encoder "
+            f"{encoder.name!r} has ({encoder.fingerprint}). Unless these are a copy in another precision, it does not "
+            "know what it is shown: bring back the encoder of the training, or train anew",
+            stacklevel=3,
+        )
 
 
 def arguments(features: Sequence[Tensor | None]) -> dict[str, Any]:

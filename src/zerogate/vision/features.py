@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -24,10 +24,13 @@ from torch import Tensor
 from zerogate.cache import cache_folder
 from zerogate.errors import UserError
 from zerogate.vision.encoder import VisionEncoder
-from zerogate.vision.images import open_image
+from zerogate.vision.images import MAX_PIXELS, image_size, open_image
 from zerogate.vision.source import ImageSource
 
 _AT_ONCE = 64
+_PIXELS_AT_ONCE = MAX_PIXELS
+"""Most pixels of the pictures that are open at one time, 200 MB of them; one alone may have as many."""
+
 _SHOW_PROGRESS_FROM = 4
 
 Item = TypeVar("Item")
@@ -83,9 +86,26 @@ def _read(store: sqlite3.Connection, digests: Sequence[str]) -> dict[str, Tensor
     return found
 
 
-def _opened(sources: Sequence[ImageSource]) -> list[Image.Image]:
+def _opened(sources: Sequence[ImageSource]) -> Iterator[Image.Image]:
+    """The pictures one by one, opened in parallel and never more of them than memory has room for."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(open_image, sources))
+        for group in _groups(sources):
+            yield from pool.map(open_image, group)
+
+
+def _groups(sources: Iterable[ImageSource]) -> Iterator[list[ImageSource]]:
+    """The sources in their order, parted so that the pictures of a group have at most `_PIXELS_AT_ONCE` pixels."""
+    group: list[ImageSource] = []
+    room = _PIXELS_AT_ONCE
+    for source in sources:
+        width, height = image_size(source)
+        if group and width * height > room:
+            yield group
+            group, room = [], _PIXELS_AT_ONCE
+        group.append(source)
+        room -= width * height
+    if group:
+        yield group
 
 
 def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -60,7 +61,7 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     Raises:
         UserError: as `open_image`, but for what only shows when the pixels are read.
     """
-    with _opened(source) as image:
+    with _opened(source, header_only=True) as image:
         return image.size
 
 
@@ -85,20 +86,30 @@ def check_image(source: ImageSource) -> int:
 
 
 @contextmanager
-def _opened(source: ImageSource) -> Iterator[Image.Image]:
-    """The image with its header read; what goes wrong inside the `with` is said in our words, too."""
-    data = source.read()
+def _opened(source: ImageSource, header_only: bool = False) -> Iterator[Image.Image]:
+    """The image with its header read; what goes wrong inside the `with` is said in our words, too.
+
+    With `header_only` no more than that is read of its file.
+    """
+    with source.open() if header_only else io.BytesIO(source.read()) as file, _image_in(file, source) as image:
+        yield image
+
+
+@contextmanager
+def _image_in(file: BinaryIO, source: ImageSource) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             # PIL's own limit, remarks on odd metadata: we have our limits, and the picture is what matters.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 _within_limits(source, image.width, image.height)
                 yield image
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{source.name}: not an image ({_looks_like(data)}; known: {', '.join(FORMATS)})") from error
+        file.seek(0)
+        like = _looks_like(file.read(512))
+        raise UserError(f"{source.name}: not an image ({like}; known: {', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{source.name}: over the limit of {MAX_PIXELS:,} pixels; scale it down") from error
     except _BROKEN as error:
@@ -117,7 +128,7 @@ def _within_limits(source: ImageSource, width: int, height: int) -> None:
 
 
 def _looks_like(data: bytes) -> str:
-    head = data[:512].lstrip().lower()
+    head = data.lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "it is a web page: the download failed"
     if head.startswith(b"version https://git-lfs"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -70,7 +71,7 @@ class AffineModel(HookedModel):
 def adaptable(model: nn.Module) -> dict[str, tuple[int, bool]]:
     """Full names of the linear layers and norms, with the size of what they give and whether they are linear.
 
-    The output head is left out, as in the paper.
+    The output head is left out, as in the paper; so are norms of convolutions, whose channels are not the last axis.
     """
     heads = [m.get_output_embeddings() for m in model.modules() if isinstance(m, PreTrainedModel)]
     inside = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, (BaseTunerLayer, nn.MultiheadAttention)))
@@ -81,9 +82,16 @@ def adaptable(model: nn.Module) -> dict[str, tuple[int, bool]]:
         weight = module._parameters.get("weight")
         if isinstance(module, (nn.Linear, Conv1D)):
             found[name] = (module.nf if isinstance(module, Conv1D) else module.out_features, True)
-        elif "norm" in type(module).__name__.lower() and isinstance(weight, Tensor) and weight.dim() == 1:
+        elif isinstance(weight, Tensor) and weight.dim() == 1 and _is_norm_of_last_axis(module):
             found[name] = (weight.numel(), False)
     return found
+
+
+def _is_norm_of_last_axis(module: nn.Module) -> bool:
+    channels_first = (
+        isinstance(module, (_NormBase, nn.GroupNorm)) or vars(module).get("data_format") == "channels_first"
+    )
+    return "norm" in type(module).__name__.lower() and not channels_first
 
 
 def _check_mergeable(module: nn.Module, layer: AffineLayer) -> None:

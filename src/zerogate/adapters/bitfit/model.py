@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
@@ -11,10 +12,13 @@ from transformers.pytorch_utils import Conv1D
 
 from ..hooked import HookedModel, names_of
 from .config import BitFitConfig
-from .layer import BitFitLayer
+from .layer import BitFitLayer, data_format
 
 # Layers whose bias is added last of all, so that a shift of what comes out is a shift of the bias.
 _ADDED_LAST = (nn.Linear, Conv1D, nn.LayerNorm, _ConvNd)
+
+# In the forward of a norm or convolution: the channels may lie elsewhere than in torch's own.
+_TURNS = {"permute", "transpose", "movedim", "swapaxes"}
 
 
 class BitFitModel(HookedModel):
@@ -28,7 +32,8 @@ class BitFitModel(HookedModel):
         """The layers whose biases are trained, with the biases' widths.
 
         Raises:
-            ValueError: There are none, as in LLaMA; or none that target_modules names.
+            ValueError: There are none, as in LLaMA; or none that target_modules names; or it is not known to which
+                numbers one is added.
         """
         there = biased_layers(model)
         if not there:
@@ -43,6 +48,8 @@ class BitFitModel(HookedModel):
                 f"target_modules={config.target_modules!r} matches no layer of {type(model).__name__} that has a bias. "
                 f"There are {len(there)}, such as {', '.join(list(there)[:8])}."
             )
+        for name in chosen:
+            _check_axes(name, model.get_submodule(name))
         return chosen
 
     def add(self, layer: Any, adapter_name: str, config: Any, target: nn.Module, chosen: Any) -> None:
@@ -60,6 +67,22 @@ class BitFitModel(HookedModel):
                     if total is not None:
                         bias.data += total.detach()
         return super()._unload_and_optionally_merge(merge=False, **kwargs)
+
+
+def _check_axes(name: str, module: nn.Module) -> None:
+    """Raises ValueError for a norm or convolution that turns its numbers around and does not say which way."""
+    if not isinstance(module, (nn.LayerNorm, _ConvNd)):
+        return
+    said = data_format(module) if isinstance(module, nn.LayerNorm) else None
+    if said in ("channels_first", "channels_last"):
+        return
+    turns = _TURNS & set(inspect.unwrap(type(module).forward).__code__.co_names)
+    if said is not None or turns:
+        why = f"has data_format={said!r}" if said is not None else f"turns its axes around ({', '.join(sorted(turns))})"
+        raise ValueError(
+            f"{name} ({type(module).__name__}) {why}, so BitFit cannot tell to which numbers its bias is added. Leave "
+            f"such layers out: exclude_modules=[{name.rpartition('.')[2]!r}]."
+        )
 
 
 def biased_layers(model: nn.Module) -> dict[str, int]:

@@ -8,7 +8,7 @@ its attention and its MLP. A preset names those places and a position for each. 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,30 +24,25 @@ class Places:
         attention_out: Out of it.
         mlp_in: Into the MLP; of several (gated MLPs), the gate first.
         mlp_out: Out of it.
+        within: What comes before in the full names of the layers that are meant, where there are others alike.
     """
 
     attention_in: tuple[str, ...]
     attention_out: str
     mlp_in: tuple[str, ...]
     mlp_out: str
+    within: str = ""
 
     def endings(self, place: str) -> tuple[str, ...]:
         """The endings of a place, "mlp_up" among them: the last of `mlp_in`, the one that is no gate."""
         found = self.mlp_in[-1] if place == "mlp_up" else getattr(self, place)
-        return (found,) if isinstance(found, str) else found
-
-    def inside(self, prefix: str) -> Places:
-        """The same, only for names that have `prefix` in them."""
-        return Places(
-            tuple(prefix + end for end in self.attention_in),
-            prefix + self.attention_out,
-            tuple(prefix + end for end in self.mlp_in),
-            prefix + self.mlp_out,
-        )
+        return tuple(self.within + end for end in ((found,) if isinstance(found, str) else found))
 
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _LLAMA = Places(_QKV, "o_proj", ("gate_proj", "up_proj"), "down_proj")
+_VIT = Places(_QKV, "o_proj", ("fc1",), "fc2")
+_CLIP = Places(_QKV, "out_proj", ("fc1",), "fc2")
 _BERT = Places(("query", "key", "value"), r"attention\.output\.dense", (r"intermediate\.dense",),
                r"layer\.\d+\.output\.dense")  # fmt: skip
 
@@ -55,7 +50,7 @@ FAMILIES: dict[str, Places] = {
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _LLAMA
     ),
-    "gemma3": _LLAMA.inside(r"language_model\..*\."),  # its image side stays as it is
+    "gemma3": replace(_LLAMA, within=r"language_model\..*\."),  # its image side stays as it is
     "opt": Places(_QKV, "out_proj", ("fc1",), "fc2"),
     "bloom": Places(("query_key_value",), r"self_attention\.dense", ("dense_h_to_4h",), "dense_4h_to_h"),
     "gpt_neox": Places(("query_key_value",), r"attention\.dense", ("dense_h_to_4h",), "dense_4h_to_h"),
@@ -63,7 +58,10 @@ FAMILIES: dict[str, Places] = {
     "gpt2": Places((r"attn\.c_attn",), r"attn\.c_proj", (r"mlp\.c_fc",), r"mlp\.c_proj"),
     "bert": _BERT,
     "roberta": _BERT,
-    "vit": Places(_QKV, "o_proj", ("fc1",), "fc2"),
+    **dict.fromkeys(("vit", "deit", "beit", "dinov2", "dinov2_with_registers", "vit_msn"), _VIT),
+    # Their layers for pictures, not those for texts, nor the pooling head that a classifier does not use.
+    **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), replace(_CLIP, within=r"vision_model\.encoder\..*\.")),
+    **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), replace(_CLIP, within=r"encoder\.layers\..*\.")),
 }  # fmt: skip
 
 
@@ -149,8 +147,6 @@ def resolve(config: BottleneckConfig, model_type: str | None) -> None:
     config.target_modules = list(endings) if plain else rf"(.*\.)?({'|'.join(endings)})"
     if preset is not None and preset.around and config.fed_by is None:
         config.fed_by = {end: family.mlp_in[0] for place in preset.around for end in family.endings(place)}
-        if model_type == "gemma3":
-            config.fed_by = {end: _LLAMA.mlp_in[0] for end in config.fed_by}
     if config.position is None:
         config.position = endings if len(set(endings.values())) > 1 else next(iter(endings.values()))
 

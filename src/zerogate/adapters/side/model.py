@@ -29,7 +29,8 @@ class SideModel(HookedModel):
         width = settings.get("hidden_size")
         if getattr(model, "main_input_name", None) != "pixel_values" or not isinstance(width, int):
             raise ValueError(
-                f"{type(model).__name__} is no vision transformer with one hidden_size, and side-tuning is for those."
+                f"{type(model).__name__} takes no pictures alone, or its configuration has not one hidden_size for all "
+                "layers: side-tuning is for vision transformers such as ViT, DeiT and DINOv2."
             )
         backbone = model.base_model_prefix
         if backbone not in dict(model.named_children()):

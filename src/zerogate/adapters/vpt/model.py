@@ -47,6 +47,7 @@ class VPTModel(HookedModel):
             stacks = ", ".join(sorted({block.stack for block in blocks}))
             raise ValueError(f"{type(model).__name__} has several stacks of attention ({stacks}); VPT takes one.")
         settings = self.get_model_config(model)
+        settings = settings.get("vision_config") or settings
         patch = int(settings.get("patch_size") or 16) ** 2 * int(settings.get("num_channels") or 3)
         return {
             f"{block.stack}.{block.index}": Place(

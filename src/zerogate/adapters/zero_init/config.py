@@ -75,6 +75,12 @@ class ZeroInitConfig(MethodConfig):
     image_encoder: str | None = field(
         default=None, metadata=told("The vision encoder the features come from, for whoever loads the adapter.")
     )
+    image_fingerprint: str | None = field(
+        default=None,
+        metadata=told(
+            "Tells that encoder's weights from any others (`VisionEncoder.fingerprint`). Recorded by `zerogate train`."
+        ),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,15 +17,12 @@ With several tokens per image (`image_tokens`, beyond the paper) each is one of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..bank import BASE
 
 
 class ScaledLinear(nn.Module):
@@ -75,13 +72,17 @@ class ImageProjector(nn.Module):
         self.down = ScaledLinear(layers * channels, hidden, device)
         self.up = ScaledLinear(hidden, tokens * width, device)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[..., M * channels] -> image tokens [..., tokens, C]. Each layer's feature is normed first: sizes differ."""
+    def check(self, features: Tensor) -> None:
+        """Raises ValueError unless `features` are [..., M * channels]."""
         if features.shape[-1] != self.layers * self.channels:
             raise ValueError(
                 f"image_features have {features.shape[-1]} channels, but this adapter was made for {self.layers} "
                 f"layers of {self.channels}: {self.layers * self.channels}."
             )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., M * channels] -> image tokens [..., tokens, C]. Each layer's feature is normed first: sizes differ."""
+        self.check(features)
         x = features.to(self.down.weight.device, torch.float32).unflatten(-1, (self.layers, self.channels))
         x = F.layer_norm(x, (self.channels,)).flatten(-2)
         tokens: Tensor = self.up(F.silu(self.down(x)))
@@ -93,15 +94,17 @@ class Images:
     """The images of a batch for one adapter, for the length of one forward pass or generation.
 
     Attributes:
-        features_NF: features of all images, row after row.
-        mask_BN: which places of a row have one of them; a row may have none.
+        features_BNF: features of up to N images a row; zero where there is none.
+        mask_BN: where there is one; a row may have none.
         projector: makes their tokens.
+        repeats: how many times a generation may repeat each row; 1 in a forward pass.
         remembered: tokens, and keys and values by layer; within a generation nothing is computed twice.
     """
 
-    features_NF: Tensor
+    features_BNF: Tensor
     mask_BN: Tensor
     projector: ImageProjector
+    repeats: int = 1
     remembered: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
@@ -118,11 +121,8 @@ class Images:
         return self.once(0, self._tokens)[0]
 
     def _tokens(self) -> tuple[Tensor]:
-        tokens_NIC = self.projector(self.features_NF)
-        place = self.mask_BN.flatten().nonzero().flatten()
-        tokens_SIC = tokens_NIC.new_zeros(self.mask_BN.numel(), *tokens_NIC.shape[1:])
-        tokens_BNIC = tokens_SIC.index_copy(0, place, tokens_NIC).unflatten(0, self.mask_BN.shape)
-        return (tokens_BNIC.flatten(1, 2),)
+        tokens_BNIC = self.projector(self.features_BNF)
+        return (tokens_BNIC.masked_fill(~self.mask_BN[..., None, None], 0.0).flatten(1, 2),)
 
     def once(self, key: int, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """What `make` gives; without gradients it is asked once for each key."""
@@ -133,15 +133,22 @@ class Images:
         return self.remembered[key]
 
     def rows(self, batch: int, *tensors: Tensor) -> list[Tensor]:
-        """Tensors with B rows, for a batch in which generation has repeated each row (beams, several sequences).
+        """Tensors with a row for each of a batch's, in which a generation may have repeated rows (beams, several
+        sequences).
 
         Raises:
-            ValueError: the batch is no multiple of B.
+            ValueError: the batch has neither B rows nor each of them repeated as generation does.
         """
-        repeats, rest = divmod(batch, self.mask_BN.shape[0])
-        if rest or not repeats:
-            raise ValueError(f"image_features are for {self.mask_BN.shape[0]} rows, but the batch has {batch}.")
-        return [t.repeat_interleave(repeats, dim=0) if repeats > 1 else t for t in tensors]
+        B = self.mask_BN.shape[0]
+        if batch == B:
+            return list(tensors)
+        if batch != B * self.repeats:
+            each = f" (or {B * self.repeats}, each of them {self.repeats} times)" if self.repeats > 1 else ""
+            raise ValueError(
+                f"image_features are for {B} rows{each}, but the batch has {batch}. Give one entry for each row, in "
+                "their order; in a list None stands for a row without an image."
+            )
+        return [t.repeat_interleave(self.repeats, dim=0) for t in tensors]
 
 
 def image_attention(q_BHTD: Tensor, k_BGND: Tensor, v_BHND: Tensor, mask_BN: Tensor, scaling: float) -> Tensor:
@@ -166,50 +173,3 @@ def image_attention(q_BHTD: Tensor, k_BGND: Tensor, v_BHND: Tensor, mask_BN: Ten
     scores_BGMN = scores_BGMN.masked_fill(~mask_BN[:, None, None, :], torch.finfo(torch.float32).min)
     probs_BHTN = scores_BGMN.softmax(dim=-1).to(v_BHND.dtype).reshape(B, H, T, N) * there_BN[:, None, None, :]
     return (probs_BHTN @ v_BHND).transpose(1, 2)
-
-
-def images_of(
-    features: Any, mask: Tensor | None, names: Sequence[str] | None, projectors: dict[str, ImageProjector]
-) -> dict[str, Images]:
-    """The images of a batch, by the adapter that looks at them.
-
-    Args:
-        features: [B, N, F], or [B, F] for one image a row, or a list with [n, F] (or [F], or None) for each row.
-        mask: [B, N], which images there are, for features in one tensor. None: all.
-        names: the adapter of each row; None where one serves all.
-        projectors: by adapter; with `names` None, of the active adapter.
-
-    Raises:
-        ValueError: a row has an image and its adapter takes none; sizes that do not fit.
-    """
-    rows = _by_row(features, mask)
-    owners = list(names) if names is not None else [next(iter(projectors), BASE)] * len(rows)
-    if len(owners) != len(rows):
-        raise ValueError(f"image_features are for {len(rows)} rows, adapter_names for {len(owners)}.")
-    for row, (images, owner) in enumerate(zip(rows, owners, strict=True)):
-        if len(images) and owner not in projectors:
-            raise ValueError(
-                f"row {row} comes with an image, but its adapter {owner!r} takes none (image_layers is not set)."
-            )
-    found = {}
-    for name, projector in projectors.items():
-        counts = torch.tensor([len(images) * (owner == name) for images, owner in zip(rows, owners, strict=True)])
-        if counts.any():
-            device = projector.down.weight.device
-            own = torch.cat([f.to(device) for f, count in zip(rows, counts.tolist(), strict=True) if count])
-            mask_BN = torch.arange(int(counts.max()))[None] < counts[:, None]
-            found[name] = Images(own, mask_BN.to(device), projector)
-    return found
-
-
-def _by_row(features: Any, mask: Tensor | None) -> list[Tensor]:
-    if not isinstance(features, Tensor):
-        given = [f if f is None or f.dim() == 2 else f[None] for f in features]
-        width = next((f.shape[1] for f in given if f is not None), 0)
-        return [torch.empty(0, width) if f is None else f for f in given]
-    if features.dim() not in (2, 3):
-        raise ValueError(f"image_features must be [rows, images, channels], not of shape {tuple(features.shape)}.")
-    features_BNF = features if features.dim() == 3 else features[:, None]
-    if mask is None:
-        return list(features_BNF)
-    return [f[m.to(f.device).bool()] for f, m in zip(features_BNF, mask, strict=True)]

@@ -65,7 +65,7 @@ class ZeroInitLayer(Contribution, BaseTunerLayer):
 
     def add_projector(self, adapter_name: str, config: ZeroInitConfig) -> None:
         """Gives this layer the projector of an adapter that takes images."""
-        assert isinstance(config.image_layers, list) and config.image_channels is not None  # model.py has checked
+        assert isinstance(config.image_layers, list) and config.image_channels is not None  # check_images saw to it
         self.projector[adapter_name] = ImageProjector(
             len(config.image_layers),
             config.image_channels,

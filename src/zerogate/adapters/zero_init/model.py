@@ -8,21 +8,25 @@ below the first adapted layer, and a plain answer on merging.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from ..attention import CHILD, install_seam, uses_interface
-from ..bank import RowAdapters
-from ..layouts import Block, find_blocks, unknown_family
+from ..bank import RowAdapters, repeats_of_rows
+from ..layouts import Block
 from ..thin_seams import SAME_SOFTMAX, THIN_SEAMS
 from ..tuner import RowTuner
+from .blocks import choose_blocks
 from .config import ZeroInitConfig
+from .given import check_images, check_one_encoder, images_of
 from .hooks import Cut, SeamCheck, place
-from .image import ImageProjector, Images, images_of
+from .image import ImageProjector, Images
 from .layer import CANNOT_MERGE, ZeroInitLayer
+from .showing import put, put_back, take_along
 
 
 class ZeroInitModel(RowTuner):
@@ -37,6 +41,7 @@ class ZeroInitModel(RowTuner):
         self._early: set[str] = set()  # those of the targets that have no prompts, only images
         self._thin_seams: list[Any] = []  # each takes a thin seam off again
         self._hooks: list[SeamCheck | Cut] = []
+        self._seen: dict[str, Images] = {}  # the images that the layers have at the moment, by adapter
         super().__init__(*args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
@@ -44,7 +49,7 @@ class ZeroInitModel(RowTuner):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Finds and checks the attention modules before anything is changed."""
-        _check_images(peft_config)
+        check_images(peft_config)
         blocks, early = choose_blocks(model, peft_config)
         self._early = {block.name for block in early}
         blocks = [*early, *blocks]
@@ -103,22 +108,45 @@ class ZeroInitModel(RowTuner):
         held = {name: module for layer in self._layers() for name, module in layer.projector.items()}
         return {name: held[name] for name in names if name in held}  # type: ignore[misc]
 
-    def _look(self, features: Any, mask: Tensor | None) -> None:
-        """Hands the images of a batch to the layers; None takes away those of the last."""
-        layers = self._layers()
-        rows = next((layer.rows for layer in layers), None)
-        images: dict[str, Images] = {}
-        if features is not None:
-            names = rows.given if rows is not None else None
-            projectors = self._projectors(rows.adapters if rows is not None else self.active_adapters)
-            images = images_of(features, mask, names, projectors)
-        for layer in layers:
+    def _looking(
+        self, features: Any, mask: Any, repeats: int = 1, adapters: list[str] | None = None
+    ) -> AbstractContextManager[None]:
+        """Inside, the layers have the images of a batch and no others.
+
+        Args:
+            features, mask: as for `forward`.
+            repeats: how many times a generation may repeat each row.
+            adapters: who looks. None: each row's own adapter, or all active ones.
+        """
+        if features is None and mask is None:
+            return self._showing({}) if self._seen else nullcontext()
+        rows = next((layer.rows for layer in self._layers()), None) if adapters is None else None
+        active = adapters or (self.active_adapters if rows is None else rows.adapters)
+        projectors = self._projectors(active)
+        if rows is None:
+            check_one_encoder({name: self.peft_config[name] for name in projectors})
+        names = None if rows is None else rows.given
+        return self._showing(images_of(features, mask, names, projectors, active, repeats))
+
+    @contextmanager
+    def _showing(self, seen: dict[str, Images]) -> Iterator[None]:
+        """Inside, the layers have these images, and so has what activation checkpointing will run of them again."""
+        early = {name for name in seen if self.peft_config[name].image_early is not None}
+
+        def shown_to(layer: ZeroInitLayer) -> dict[str, Images]:
             # With early fusion images and prompts never meet in one layer.
-            layer.images = {
-                name: shown
-                for name, shown in images.items()
-                if self.peft_config[name].image_early is None or name not in layer.prompt
-            }
+            return {name: images for name, images in seen.items() if name not in early or name not in layer.prompt}
+
+        seen_before, before = self._seen, put([(layer, shown_to(layer)) for layer in self._layers()])
+        again = bool(seen) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        checkpoints = take_along(self.model) if again else []
+        self._seen = seen
+        try:
+            yield
+        finally:
+            self._seen = seen_before
+            put(before)
+            put_back(checkpoints)
 
     def forward(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """As the base's forward, with images.
@@ -126,29 +154,25 @@ class ZeroInitModel(RowTuner):
         Args:
             args, kwargs: the base's own, and `adapter_names`.
             image_features: features of the batch's images (`zerogate.vision`): [B, N, F], or [B, F], or a list with
-                [n, F] or None for each row.
+                [n, F] or None for each row. All active adapters that take images look at them.
             image_mask: [B, N], which of N images there are, for features in one tensor.
         """
-        with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None)):
-            self._look(image_features, image_mask)
-            try:
-                return super().forward(*args, **kwargs)
-            finally:
-                if not torch.is_grad_enabled():  # a backward pass may run layers again (activation checkpointing)
-                    self._look(None, None)
+        run = super().forward  # torch.compile (2.13, Python 3.11) cannot follow `super` inside of two `with`
+        rows = self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names", None))
+        with rows, self._looking(image_features, image_mask):
+            return run(*args, **kwargs)
 
     def generate(self, *args: Any, image_features: Any = None, image_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """As the base's `generate`, with images as in `forward`. Prompts and base must not change while it runs."""
-        layers = self._layers()
-        self._look(image_features, image_mask)
-        for layer in layers:
-            layer.held = {}
-        try:
-            return self.model.generate(*args, **kwargs)  # type: ignore[operator]
-        finally:
-            self._look(None, None)
+        layers, repeats = self._layers(), repeats_of_rows(self.model, args, kwargs)
+        with self._looking(image_features, image_mask, repeats):
             for layer in layers:
-                layer.held = None
+                layer.held = {}
+            try:
+                return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+            finally:
+                for layer in layers:
+                    layer.held = None
 
     @torch.no_grad()
     def written_out(
@@ -164,18 +188,15 @@ class ZeroInitModel(RowTuner):
         Returns:
             By the full name of the attention module keys and values [G, S, D] and gates [H].
         """
-        self._look(None if image_features is None else [image_features], None)
-        try:
-            found = {}
+        found = {}
+        with self._looking(None if image_features is None else [image_features], None, adapters=[adapter_name]):
             for name, module in self.model.named_modules():
                 layer = module._modules.get(CHILD)
                 if isinstance(layer, ZeroInitLayer):
                     written = layer.written_out(adapter_name, module, dtype)
                     if written is not None:
                         found[name] = written
-            return found
-        finally:
-            self._look(None, None)
+        return found
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attaches an adapter; then arms the check of the seam and moves the cut to the lowest adapted layer."""
@@ -211,89 +232,6 @@ class ZeroInitModel(RowTuner):
                 del module._modules[CHILD]
         super()._unload_and_optionally_merge(merge=False, **kwargs)  # modules_to_save, and PEFT's own marks
         return self.model
-
-
-def _check_images(config: ZeroInitConfig) -> None:
-    """Raises ValueError where a config names an encoder and nobody has looked what it gives."""
-    takes_images = config.image_layers is not None or config.image_encoder is not None
-    if takes_images and (not isinstance(config.image_layers, list) or config.image_channels is None):
-        raise ValueError(
-            f"image_layers={config.image_layers} and image_channels={config.image_channels}: an adapter that takes "
-            "images needs the list of its encoder's layers and their channels. `zerogate train` fills them in; from "
-            "Python: encoder = zerogate.vision.load_encoder(NAME); image_layers=encoder.layers, "
-            "image_channels=encoder.channels."
-        )
-    if takes_images and config.task_type is None:
-        raise ValueError(
-            "An adapter that takes images needs a task_type, such as task_type='CAUSAL_LM': without one PEFT passes "
-            "the adapter by and gives image_features to the base, which does not know them."
-        )
-
-
-def choose_blocks(model: nn.Module, config: ZeroInitConfig) -> tuple[list[Block], list[Block]]:
-    """The attention modules that `config` means: the topmost L of each stack, or those it names; and those where
-    images enter by early fusion, the lowest of each stack.
-
-    Raises:
-        ValueError: None is known, several stacks and no choice, L > N, an index out of range, names that match
-        nothing, or early fusion where prompts lie.
-    """
-    known = find_blocks(model)
-    if not known:
-        raise ValueError(unknown_family(model))
-    blocks = known
-    if config.target_modules is not None or config.exclude_modules is not None:
-        blocks = [block for block in known if check_target_module_exists(_names_only(config), block.name)]
-        if not blocks:
-            raise ValueError(
-                f"target_modules={config.target_modules!r} without exclude_modules={config.exclude_modules!r} matches "
-                f"none of this model's self-attention modules, which are {known[0].name} ... {known[-1].name}."
-            )
-    stacks: dict[str, list[Block]] = {}
-    for block in blocks:
-        stacks.setdefault(block.stack, []).append(block)
-    if len(stacks) > 1 and config.target_modules is None:
-        listing = ", ".join(f"{stack} ({len(members)} layers)" for stack, members in stacks.items())
-        example = r".*" + next(iter(stacks)).replace(".", r"\.") + r"\..*"
-        raise ValueError(
-            f"{type(model).__name__} has several stacks of attention: {listing}. Say which to adapt, for example "
-            f"target_modules={example!r}; '.*' adapts all, each in its topmost num_layers."
-        )
-    chosen = [block for members in stacks.values() for block in _choose_layers(members, config)]
-    early = [block for members in stacks.values() for block in members[: config.image_early or 0]]
-    if both := {block.name for block in chosen} & {block.name for block in early}:
-        raise ValueError(
-            f"image_early={config.image_early} and the prompts meet in {len(both)} layers, such as {min(both)}; early "
-            f"fusion keeps them apart. Lower num_layers: at most {len(known) - (config.image_early or 0)} here."
-        )
-    return chosen, early
-
-
-def _names_only(config: ZeroInitConfig) -> Any:
-    """`config` as PEFT's matcher takes it, without layers: those are chosen here, per stack."""
-
-    class Names:
-        target_modules = ".*" if config.target_modules is None else config.target_modules
-        exclude_modules = config.exclude_modules
-        target_parameters = None
-
-    return Names
-
-
-def _choose_layers(members: list[Block], config: ZeroInitConfig) -> list[Block]:
-    if config.layers_to_transform is not None:
-        wanted = {int(i) for i in config.layers_to_transform}  # type: ignore[union-attr]
-        there = {block.index for block in members}
-        if missing := sorted(wanted - there):
-            raise ValueError(
-                f"layers_to_transform names layers {missing}, and {members[0].stack} has attention in layers "
-                f"{min(there)} to {max(there)}."
-            )
-        return [block for block in members if block.index in wanted]
-    L, N = config.num_layers or len(members), len(members)
-    if L > N:
-        raise ValueError(f"num_layers={L} (L) is more than the {N} attention layers (N) of {members[0].stack}.")
-    return members[N - L :]
 
 
 def gates(model: nn.Module, adapter: str = "default") -> dict[int, Tensor]:

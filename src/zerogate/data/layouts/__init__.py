@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from zerogate.data.archive import image_folder
 from zerogate.data.layouts import easy_vqa, flickr8k, karpathy, nlvr, scienceqa
 from zerogate.data.layouts.example import Example
-from zerogate.data.layouts.place import Place
+from zerogate.data.layouts.place import WAY_OUT, Place
 from zerogate.data.layouts.splits import parse_split, path_and_split, take_slice
 from zerogate.data.records import Record, Turn
 
@@ -31,7 +31,13 @@ _READERS: dict[str, Callable[[Place, str], list[Example]]] = {
 
 
 def read_examples(
-    layout: LayoutName, path: str, split: str, images: str | None = None, use_images: bool = True
+    layout: LayoutName,
+    path: str,
+    split: str,
+    images: str | None = None,
+    use_images: bool = True,
+    way_out: str = WAY_OUT,
+    told: Callable[[str], None] | None = None,
 ) -> list[Example]:
     """Read a split of a data set.
 
@@ -41,6 +47,8 @@ def read_examples(
         split: `train`, or a part of it by image: `train[:90%]`, `train[100:]`.
         images: where its images are, if not where the layout has them: a folder or an archive.
         use_images: false leaves the images out: the same questions for a model that sees nothing.
+        way_out: what errors say to do about images that are nowhere.
+        told: called with what a user should know of the data, such as that only a part of the split is there.
 
     Raises:
         UserError: no such path, files that the layout needs (with what was looked for), an unknown split, or a row that
@@ -48,7 +56,7 @@ def read_examples(
     """
     path, split = path_and_split(path, split)
     name, bounds = parse_split(split)
-    place = Place(path, layout, None if images is None else image_folder(images), use_images)
+    place = Place(path, layout, None if images is None else image_folder(images), use_images, way_out, told)
     return take_slice(_READERS[layout](place, name), bounds, f"{path}: {split}")
 
 

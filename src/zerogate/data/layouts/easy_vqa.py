@@ -31,8 +31,13 @@ def read(place: Place, split: str) -> list[Example]:
     Raises:
         UserError: no such files, an unknown split, or a row that is no question, answer and number of an image.
     """
-    place.find("*/questions.json", hint=", and the pictures as train/images/0.png")
-    files = {file.parent.name: file for file in place.all("*/questions.json")}
+    if place.file is not None:
+        if place.file.name != "questions.json":
+            raise place.wrong_file("train/questions.json")
+        files = {place.file.resolve().parent.name: place.file}
+    else:
+        place.find("*/questions.json", hint=", and the pictures as train/images/0.png")
+        files = {file.parent.name: file for file in place.all("*/questions.json")}
     if split not in files:
         raise place.no_split(split, files)
     file = files[split]
@@ -49,9 +54,9 @@ def read(place: Place, split: str) -> list[Example]:
             question,
             (answer,),
             answer,
-            images=one_image(images, f"{image}.png"),
             group=f"image {image}",  # also where images are left out: both are then split alike
             kinds=(kind_of_question(question),),
+            **one_image(images, f"{image}.png"),
         )
         for number, (question, answer, image) in enumerate(rows, start=1)
     ]

@@ -18,8 +18,10 @@ class Example:
         label: the right answer as the task's scorer reads it; captions are parted by line breaks.
         input: the template's second field, possibly empty.
         images: what it shows.
+        left_out: names of what it shows, where images are left out: its right answer may hang on them.
         group: examples of one group are never parted by a split.
         kinds: the kinds of question it is, for figures of each kind.
+        choices: how many choices it gives, where it is a multiple choice.
     """
 
     row: int
@@ -28,5 +30,7 @@ class Example:
     label: str
     input: str = ""
     images: tuple[ImageSource, ...] = ()
+    left_out: tuple[str, ...] = ()
     group: str = ""
     kinds: tuple[str, ...] = ()
+    choices: int | None = None

@@ -13,7 +13,7 @@ import csv
 from pathlib import Path
 
 from zerogate.data.layouts.example import Example
-from zerogate.data.layouts.place import Place, one_image
+from zerogate.data.layouts.place import Place, Shown, one_image
 from zerogate.data.read import read_text
 from zerogate.errors import UserError
 
@@ -52,10 +52,10 @@ def read(place: Place, split: str) -> list[Example]:
     ]
 
 
-def caption_example(row: int, name: str, captions: list[str], images: tuple) -> Example:
+def caption_example(row: int, name: str, captions: list[str], shown: Shown) -> Example:
     """An image whose captions are each a right answer. As labels of a scorer they are parted by line breaks."""
     texts = tuple(" ".join(caption.split()) for caption in captions)
-    return Example(row, INSTRUCTION, texts, "\n".join(texts), images=images, group=f"image {name}")
+    return Example(row, INSTRUCTION, texts, "\n".join(texts), group=f"image {name}", **shown)
 
 
 def _captions(file: Path) -> dict[str, list[str]]:

@@ -29,8 +29,14 @@ def read(place: Place, split: str) -> list[Example]:
         UserError: no such files, an unknown split, or a row without its fields.
     """
     wanted = [f"{name}.json*" for name in _SPLITS]
-    place.find(*wanted, hint=", and the pictures as images/2/dev-1572-0-3.png")
-    files = {file.name.split(".")[0]: file for file in place.all(*wanted)}
+    if place.file is not None:
+        if place.file.name.split(".")[0] not in _SPLITS:
+            raise place.wrong_file(", ".join(f"{name}.json" for name in _SPLITS))
+        found = [place.file]
+    else:
+        place.find(*wanted, hint=", and the pictures as images/2/dev-1572-0-3.png")
+        found = place.all(*wanted)
+    files = {file.name.split(".")[0]: file for file in found}
     if split not in files:
         raise place.no_split(split, files)
     file = files[split]
@@ -46,9 +52,9 @@ def read(place: Place, split: str) -> list[Example]:
             (row["label"],),
             row["label"],
             input=row["sentence"],
-            images=one_image(images, _path(row, split, order)),
             group=f"scene {row['identifier']}",
             kinds=("true or false",),
+            **one_image(images, _path(row, split, order)),
         )
         for number, row in rows
         for order in _orders(images.folder, row, split)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from zerogate.data.archive import is_archive, unpacked
 from zerogate.data.image_fields import Images
@@ -17,6 +17,9 @@ from zerogate.vision.source import ImageSource
 # Archives are often packed with a folder or two around the data set.
 _DEPTHS = ("", "*/", "*/*/")
 
+WAY_OUT = "Name their folder or archive with data.images, or leave them out with data.use_images=false"
+"""What to do about images that are nowhere, in a recipe."""
+
 
 class Place:
     """A data set's folder.
@@ -24,12 +27,29 @@ class Place:
     Attributes:
         path: what the user named, for messages.
         root: the folder; that of the archive's content, or of the file that was named.
-        file: the file that was named, if it was one.
+        file: the file that was named, if it was one. A layout reads it, and no other in its place, or refuses it.
         use_images: whether images are wanted.
+        told: called with what a user should know of the data, in words.
     """
 
-    def __init__(self, path: str, layout: str, image_folder: Path | None = None, use_images: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        layout: str,
+        image_folder: Path | None = None,
+        use_images: bool = True,
+        way_out: str = WAY_OUT,
+        told: Callable[[str], None] | None = None,
+    ) -> None:
         """Take the path (a folder, an archive or a file) and, if they lie elsewhere, where its images are.
+
+        Args:
+            path: what the user named.
+            layout: whose layout it has, for messages.
+            image_folder: the folder of its images.
+            use_images: whether images are wanted.
+            way_out: what errors say to do about images that are nowhere.
+            told: see above; by default nobody is told.
 
         Raises:
             UserError: neither is there, or an archive is broken.
@@ -40,27 +60,47 @@ class Place:
         self.path, self.layout, self.use_images = path, layout, use_images
         self.file = named if named.is_file() and not is_archive(named) else None
         self.root = named if named.is_dir() else named.parent if self.file else unpacked(named)
-        self._image_folder = image_folder
+        self._image_folder, self._way_out = image_folder, way_out
+        self.told: Callable[[str], None] = told or (lambda line: None)
 
     def all(self, *patterns: str) -> list[Path]:
-        """Files that fit one of the patterns, the first pattern's first; at the top, or one or two folders down."""
-        found = [file for pattern in patterns for depth in _DEPTHS for file in sorted(self.root.glob(depth + pattern))]
+        """Files that fit one of the patterns, the first pattern's first; at the top, or one or two folders down.
+
+        Where a file was named, those beside it only: further down is another data set.
+        """
+        depths = _DEPTHS if self.file is None else _DEPTHS[:1]
+        found = [file for pattern in patterns for depth in depths for file in sorted(self.root.glob(depth + pattern))]
         return [file for file in dict.fromkeys(found) if file.is_file()]
 
-    def find(self, *patterns: str, hint: str = "") -> Path:
+    def find(self, *patterns: str, hint: str = "", above: str = "") -> Path:
         """The first of them.
+
+        Args:
+            patterns: as for `all`.
+            hint: what else the layout wants, for the error.
+            above: a name to look for in the folder above, last; not above an archive.
 
         Raises:
             UserError: there is none; says what was looked for, and what there is.
         """
         found = self.all(*patterns)
+        if not found and above and not is_archive(Path(self.path)):
+            found = [file for file in sorted(self.root.resolve().parent.glob(above)) if file.is_file()]
         if found:
             return found[0]
         there = sorted(entry.name + "/" * entry.is_dir() for entry in self.root.iterdir())
         shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") or "nothing"
+        looked = " or ".join([*patterns, *([f"../{above}"] if above else [])])
         raise UserError(
             f"{self.path} has no {patterns[0].replace('*/', '').replace('*', '')}, so it is no data set of the layout "
-            f"{self.layout}: looked for {' or '.join(patterns)}{hint}; there is {shown}"
+            f"{self.layout}: looked for {looked}{hint}; there is {shown}"
+        )
+
+    def wrong_file(self, expected: str) -> UserError:
+        """The error for a file that was named and is none of the layout's."""
+        return UserError(
+            f"{self.path} is no file of the layout {self.layout}, which has {expected}: name that file, or the data "
+            "set's folder or archive"
         )
 
     def images(self, names: Iterable[str], probes: Iterable[str], archives: Iterable[str] = ()) -> Images:
@@ -85,8 +125,7 @@ class Place:
         where = str(self._image_folder) if self._image_folder else self.path
         raise UserError(
             f"{where} has no images for {self.layout}: looked for {probes[0]} and others, in "
-            f"{', '.join(looked) or 'it'}. Name their folder or archive with data.images, or leave them out with "
-            "data.use_images=false"
+            f"{', '.join(looked) or 'it'}. {self._way_out}"
         )
 
     def _candidates(self, names: list[str], archives: list[str]) -> Iterator[Path]:
@@ -135,6 +174,13 @@ def _inside(root: Path, names: list[str]) -> Iterator[Path]:
     yield from (folder for folder in sorted(root.glob("*")) if folder.is_dir())
 
 
-def one_image(images: Images, path: str) -> tuple[ImageSource, ...]:
-    """The image of a path, as an example holds it: none where images are left out."""
-    return (images.source(path),) if images.use else ()
+class Shown(TypedDict, total=False):
+    """The fields of an example that say what it shows."""
+
+    images: tuple[ImageSource, ...]
+    left_out: tuple[str, ...]
+
+
+def one_image(images: Images, path: str) -> Shown:
+    """The image of a path, as an example holds it: only its name where images are left out."""
+    return {"images": (images.source(path),)} if images.use else {"left_out": (path,)}

@@ -5,22 +5,22 @@
     captions.json          machine captions of the pictures, for models that see none
     images/test/5/image.png
 
-The wording is LLaMA-Adapter's "QCM-A": question, context and options in, "The answer is B." out, without lecture or
-explanation. The kinds of question are the eight columns of the paper's table; the ninth is their average.
+In the official tree captions.json lies in the folder above. The wording is LLaMA-Adapter's "QCM-A": question, context
+and options in, "The answer is B." out, without lecture or explanation (`scienceqa_problem.py`).
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from zerogate.data.layouts.example import Example
 from zerogate.data.layouts.place import Place, one_image
+from zerogate.data.layouts.scienceqa_problem import check_problem, columns, image_path, qcm
 from zerogate.errors import UserError
 
-LETTERS = "ABCDE"
-COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12")
-_SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 _ARCHIVES = ("images*.tar*", "images*.zip", "train.zip", "val.zip", "test.zip")
 
 
@@ -39,9 +39,13 @@ def read_captions(place: Place, split: str) -> list[Example]:
     Raises:
         UserError: as `read`, or there are no captions.
     """
-    captions = place.read_object(place.find("captions*.json*")).get("captions")
+    file = place.find("captions*.json*", above="captions.json*")
+    captions = place.read_object(file).get("captions")
     if not isinstance(captions, dict):
-        raise UserError(f"{place.path}: captions.json has no object 'captions'")
+        raise UserError(f"{file} has no object 'captions'")
+    for pid, caption in captions.items():
+        if not isinstance(caption, str):
+            raise UserError(f"{file}, problem {pid}: the caption is {json.dumps(caption)[:60]}, not text")
     place.use_images = False
     return _read(place, split, captions)
 
@@ -49,80 +53,54 @@ def read_captions(place: Place, split: str) -> list[Example]:
 def _read(place: Place, split: str, captions: dict[str, str] | None) -> list[Example]:
     file = place.file or place.find("problems*.json*", hint=", pid_splits.json and images/test/5/image.png")
     problems = place.read_object(file)
-    chosen = split_problems(place, problems, split)
-    if not chosen:
-        raise UserError(f"{file} holds no question of the split {split!r}")
-    paths = {pid: path for pid in chosen if (path := _image_path(pid, problems[pid], split))}
+    chosen = split_problems(place, file, problems, split)
+    for pid in chosen:
+        check_problem(problems[pid], f"{file}, problem {pid}")
+    paths = {pid: image_path(pid, problems[pid], split) for pid in chosen if problems[pid].get("image")}
     images = place.images(["images"], paths.values(), _ARCHIVES)
     examples = []
     for row, pid in enumerate(chosen, start=1):
-        where = f"{file}, problem {pid}"
-        instruction, letter = qcm(problems[pid], where, "" if captions is None else captions.get(pid, ""))
+        instruction, letter = qcm(problems[pid], "" if captions is None else captions.get(pid, ""))
+        # A caption stands for its picture: nothing is left out then.
+        shown = one_image(images, paths[pid]) if pid in paths and captions is None else {}
         examples.append(
             Example(
                 row,
                 instruction,
                 (f"The answer is {letter}.",),
                 letter,
-                images=one_image(images, paths[pid]) if pid in paths else (),
                 group=f"problem {pid}",
-                kinds=columns(problems[pid], where),
+                kinds=columns(problems[pid], f"{file}, problem {pid}"),
+                choices=len(problems[pid]["choices"]),
+                **shown,
             )
         )
     return examples
 
 
-def split_problems(place: Place, problems: dict[str, Any], split: str) -> list[str]:
-    """The ids of a split whose problems are there, in the split's order.
+def split_problems(place: Place, file: Path, problems: dict[str, Any], split: str) -> list[str]:
+    """The ids of a split whose problems are there, in the split's order. If some are not, `place.told` hears of it.
 
     Raises:
-        UserError: no file of splits, or none of that name.
+        UserError: no file of splits, none of that name, one that is no list of ids, or none of its problems is there.
     """
-    splits = place.read_object(place.find("pid_splits*.json*"))
+    splits_file = place.find("pid_splits*.json*")
+    splits = place.read_object(splits_file)
     if split not in splits:
         raise UserError(f"{place.root}: pid_splits has no split {split!r}; it has {', '.join(splits)}")
-    return [pid for pid in splits[split] if pid in problems]
-
-
-def qcm(problem: dict[str, Any], where: str, caption: str = "") -> tuple[str, str]:
-    """A problem as "QCM" asks it, and the letter of its answer.
-
-    Args:
-        problem: the problem.
-        where: what to call it in errors.
-        caption: words for its picture, to go into the context.
-
-    Raises:
-        UserError: a field is missing, or the answer is no index of a choice.
-    """
-    missing = [name for name in ("question", "choices", "answer") if name not in problem]
-    if missing:
-        raise UserError(f"{where}: no field {', '.join(map(repr, missing))}")
-    choices, answer = problem["choices"], problem["answer"]
-    if not isinstance(answer, int) or not 0 <= answer < min(len(choices), len(LETTERS)):
-        raise UserError(f"{where}: the answer {answer!r} is not the index of one of its {len(choices)} choices")
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-    context = " ".join(part for part in (problem.get("hint"), caption if problem.get("image") else "") if part) or "N/A"
-    return f"Question: {problem['question']}\nContext: {context}\nOptions: {options}\nAnswer:", LETTERS[answer]
-
-
-def columns(problem: dict[str, Any], where: str) -> tuple[str, ...]:
-    """The columns of the paper's table that a problem counts in.
-
-    Subject (NAT, SOC, LAN); TXT with a hint, IMG with a picture, both, or NO with neither; grades (G1-6, G7-12).
-
-    Raises:
-        UserError: an unknown subject or grade.
-    """
-    subject, grade = problem.get("subject"), str(problem.get("grade", ""))
-    if subject not in _SUBJECTS:
-        raise UserError(f"{where}: the subject {subject!r} is none of {', '.join(_SUBJECTS)}")
-    if not grade.removeprefix("grade").isdecimal():
-        raise UserError(f"{where}: the grade {grade!r} is not such as grade4")
-    context = [name for name, field in (("TXT", "hint"), ("IMG", "image")) if problem.get(field)] or ["NO"]
-    return (_SUBJECTS[subject], *context, "G1-6" if int(grade.removeprefix("grade")) <= 6 else "G7-12")
-
-
-def _image_path(pid: str, problem: dict[str, Any], split: str) -> str | None:
-    # The parts of a split such as minival lie with the whole: a problem knows its own.
-    return str(Path(problem.get("split", split)) / pid / problem["image"]) if problem.get("image") else None
+    pids = splits[split]
+    if not isinstance(pids, list):
+        raise UserError(f"{splits_file}: the split {split!r} is {json.dumps(pids)[:60]}, not a list of problems' ids")
+    if wrong := [pid for pid in pids if not isinstance(pid, str)]:
+        raise UserError(
+            f"{splits_file}: the split {split!r} has {json.dumps(wrong[0])[:60]}, which is not the text of a problem's "
+            'id such as "5"'
+        )
+    if twice := [pid for pid, times in Counter(pids).items() if times > 1]:
+        raise UserError(f"{splits_file}: the split {split!r} has the problem {twice[0]} more than once")
+    chosen = [pid for pid in pids if pid in problems]
+    if not chosen:
+        raise UserError(f"{file} holds no question of the split {split!r}")
+    if len(chosen) < len(pids):
+        place.told(f"{len(chosen):,} of the split's {len(pids):,} problems are in {file}")
+    return chosen

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
 import torch
 import transformers
+from peft import PromptLearningConfig
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from zerogate.bases.load import find_base
 from zerogate.errors import UserError
+from zerogate.training.methods import method_of
 from zerogate.training.recipe import BaseSection, Recipe
 
 
@@ -55,11 +65,11 @@ def load_model(
     finally:
         loading_log.disabled = False
         transformers_logging.enable_progress_bar()
-    heads = tuple(find_heads(model)) if fresh_head else ()
+    heads = find_heads(model) if fresh_head else []
     fresh = {
         str(key[0] if isinstance(key, tuple) else key) for key in [*info["missing_keys"], *info["mismatched_keys"]]
     }
-    wrong = sorted(key for key in fresh if not key.startswith(heads))
+    wrong = sorted(key for key in fresh if not key.startswith(tuple(f"{head}." for head in heads)))
     if wrong:
         raise UserError(
             f"the weights of {name!r} lack {len(wrong)} tensors of a {type(model).__name__}'s backbone, such as "
@@ -82,9 +92,17 @@ def empty_model(auto_class: str, name: str, labels: list[str] | None) -> PreTrai
 
 
 def find_heads(model: PreTrainedModel) -> list[str]:
-    """Names of what the model has beside its backbone, where there are weights: `classifier`, `qa_outputs`."""
-    children = model.named_children()
-    return [n for n, child in children if n != model.base_model_prefix and next(child.parameters(), None) is not None]
+    """Names of what the model has beside its backbone, where there are weights: `classifier`, `qa_outputs`.
+
+    Most classes say what their backbone is called. Those that have it under another name (CLIP's, T5's) end with their
+    head, after the last part that is a model by itself or has a stack of layers.
+    """
+    parts = [(name, part) for name, part in model.named_children() if next(part.parameters(), None) is not None]
+    names = [name for name, _ in parts]
+    if model.base_model_prefix in names:
+        return [name for name in names if name != model.base_model_prefix]
+    last = max((at for at, (_, part) in enumerate(parts) if _is_backbone(part)), default=-1)
+    return names[last + 1 :]
 
 
 def load_image_processor(name: str) -> Any:
@@ -119,7 +137,26 @@ def load_fast_tokenizer(name: str) -> Any:
 
 def longest_text(config: PretrainedConfig, tokenizer: Any) -> int:
     """Most tokens in a sequence: what the model has positions for, or the tokenizer says it has."""
-    return int(min(vars(config).get("max_position_embeddings", tokenizer.model_max_length), tokenizer.model_max_length))
+    positions = vars(config).get("max_position_embeddings")
+    if positions is None:
+        return int(tokenizer.model_max_length)
+    return int(min(positions - _positions_of_padding(config), tokenizer.model_max_length))
+
+
+def _positions_of_padding(config: PretrainedConfig) -> int:
+    """How many positions no token takes: RoBERTa and its kin count from the one after that of padding."""
+    if type(config) not in MODEL_MAPPING:
+        return 0
+    kinds: Any = MODEL_MAPPING[type(config)]
+    kind = kinds[0] if isinstance(kinds, tuple) else kinds
+    with torch.device("meta"):
+        model = kind(copy.deepcopy(config))
+    tables = (
+        module.padding_idx
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    )
+    return max((padding + 1 for padding in tables if padding is not None), default=0)
 
 
 def check_length(recipe: Recipe, longest: int, limit: int) -> None:
@@ -128,19 +165,31 @@ def check_length(recipe: Recipe, longest: int, limit: int) -> None:
     Raises:
         UserError: with the longest there may be.
     """
-    prompts = recipe.adapter.get("num_virtual_tokens", 10) if recipe.adapter["method"] == "prompt_tuning" else 0
+    prompts = _prompt_positions(recipe.adapter)
     if longest + prompts > limit:
-        with_prompts = f", {prompts} of them prompt_tuning's" if prompts else ""
+        with_prompts = f", {prompts} of them {recipe.adapter['method']}'s" if prompts else ""
         raise UserError(
             f"data.max_length {longest} is too long: {recipe.base.name} reads {limit} tokens{with_prompts}; "
             f"set data.max_length to at most {limit - prompts}"
         )
 
 
+def _prompt_positions(adapter: dict[str, Any]) -> int:
+    """How many of the base's positions the method takes: PEFT's prompts and prefixes stand before the text."""
+    method = method_of(adapter)
+    if method.config is None or not issubclass(method.config(), PromptLearningConfig):
+        return 0
+    return int({**method.defaults, **adapter}["num_virtual_tokens"])
+
+
 def mixed_precision(model: torch.nn.Module) -> torch.autocast:
     """Autocast if the base is in half precision: its head is fp32, and takes such a base's features only so."""
     half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
     return torch.autocast(next(model.parameters()).device.type, dtype=half, enabled=half is not None)
+
+
+def _is_backbone(part: torch.nn.Module) -> bool:
+    return any(isinstance(module, (PreTrainedModel, torch.nn.ModuleList)) for module in part.modules())
 
 
 def _config(kind: Any, name: str, labels: list[str] | None) -> PretrainedConfig:

@@ -16,7 +16,7 @@ from zerogate.bases.load import load_base, read_config
 from zerogate.data.collate import Collator
 from zerogate.data.load import Data, load_data
 from zerogate.errors import UserError
-from zerogate.training.images import see_images
+from zerogate.training.images import see_images, takes_images
 from zerogate.training.problems.problem import Merit
 from zerogate.training.recipe import Plan, Recipe
 from zerogate.training.run_trainer import EpochSampler, RunTrainer
@@ -63,7 +63,7 @@ class CausalLM:
 
     def load_data(self, processor: Any) -> Data:
         """Read, split, check for leaks and tokenise; look at the images if the adapter takes some."""
-        data = load_data(self.recipe.data, processor)
+        data = load_data(self.recipe.data, processor, takes_images(self.recipe.adapter))
         see_images(data, self.recipe.adapter)
         return data
 

@@ -12,6 +12,7 @@ predicate's own tag (V) neither, as it is given.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from typing import Any
 from zerogate.data.read import read_rows, read_text
 from zerogate.errors import UserError
 
+MARK = "*"
+"""What stands before and after a predicate."""
+
 _TAG = re.compile(r"O|[BI]-\S+")
-_MARK = "*"
 _DOCUMENT = "-DOCSTART-"
 _JSON = {".json", ".jsonl", ".ndjson", ".parquet"}
 
@@ -66,6 +69,17 @@ def read_sentences(path: str, split: str | None) -> list[Sentence]:
     if not sentences:
         raise UserError(f"{path} holds no sentences")
     return sentences
+
+
+def mark_predicate(words: Sequence[str], at: int, mark: str = MARK) -> tuple[str, ...]:
+    """A sentence as the model sees it when it is asked about word `at`, which then is word `at + 1`."""
+    return (*words[:at], mark, words[at], mark, *words[at + 1 :])
+
+
+def marked_predicates(words: Sequence[str], mark: str = MARK) -> list[int]:
+    """The numbers of words between two marks; a mark is none of them."""
+    inner = range(1, len(words) - 1)
+    return [at for at in inner if words[at - 1] == words[at + 1] == mark and words[at] != mark]
 
 
 def _from_columns(text: str, path: str) -> list[Sentence]:
@@ -118,7 +132,7 @@ def _frame(words: list[str], frame: dict[str, Any], where: str) -> Sentence:
         raise UserError(f"{where}: a frame's `predicate` must be a word's number, 0 to {len(words) - 1}, not {at!r}")
     tags = [None if tag.endswith("-V") else tag for tag in frame["tags"]]
     return Sentence(
-        (*words[:at], _MARK, words[at], _MARK, *words[at + 1 :]),
+        mark_predicate(words, at),
         (*tags[:at], None, tags[at], None, *tags[at + 1 :]),
         tuple(words),
     )

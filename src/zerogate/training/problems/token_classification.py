@@ -6,8 +6,10 @@ is right if its first and last word and its kind are.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,8 +23,11 @@ from zerogate.training.problems.labelled import Example, LabelledData, LabelledP
 from zerogate.training.problems.pieces import cut_pieces, word_logits
 from zerogate.training.problems.problem import Merit
 from zerogate.training.problems.sections import TaggedSection
-from zerogate.training.problems.tagged_files import Sentence, read_sentences
+from zerogate.training.problems.tagged_files import MARK, Sentence, read_sentences
 from zerogate.training.problems.text_batch import pad_text
+
+ROLES_FILE = "roles.json"
+"""In a saved adapter's folder where every sentence was asked about a predicate: the `mark` before and after it."""
 
 
 class TokenClassification(LabelledProblem):
@@ -125,6 +130,12 @@ class TokenClassification(LabelledProblem):
             "precision": float(precision_score(truth, guess, zero_division=0)),
             "recall": float(recall_score(truth, guess, zero_division=0)),
         }
+
+    def save_extras(self, folder: Path) -> None:
+        """`labels.json` and `lengths.json`; `roles.json`, where all that was learned is asked about a predicate."""
+        super().save_extras(folder)
+        if all(sentence.unmarked for sentence in self.sentences[0]):
+            (folder / ROLES_FILE).write_text(json.dumps({"mark": MARK}) + "\n", "utf-8")
 
 
 def split_sentences(sentences: list[Sentence], count: int, seed: int) -> tuple[list[Sentence], list[Sentence]]:

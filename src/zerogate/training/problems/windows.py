@@ -19,7 +19,10 @@ Spans = list[tuple[int, int] | None]
 
 
 class Found(NamedTuple):
-    """What a window says: the best answer's logits, its place in the passage, and the logits of there being none."""
+    """What a window says: the best answer's logits, its place in the passage, and the logits of there being none.
+
+    A window of nothing but white space has no answer: its logits are -inf.
+    """
 
     logit: float
     first: int
@@ -49,7 +52,8 @@ def cut_windows(
 
     Returns:
         `row`, `input_ids`, perhaps `token_type_ids`, and `spans`: for every token its first and last place in the
-        passage, or None where it is not of the passage.
+        passage without white space at its ends (the two are the same for a token of nothing else), or None where it
+        is not of the passage.
 
     Raises:
         UserError: the question leaves the passage too little room, or the passage has no tokens.
@@ -73,7 +77,7 @@ def cut_windows(
     windows = []
     for number, ids in enumerate(encoded["input_ids"]):
         parts, places = encoded.sequence_ids(number), encoded["offset_mapping"][number]
-        spans = [place if part == 1 else None for part, place in zip(parts, places, strict=True)]
+        spans = [_trimmed(context, *place) if part == 1 else None for part, place in zip(parts, places, strict=True)]
         if not any(spans):
             raise UserError(f"question {row}: its passage {context[:40]!r} has no tokens; leave the question out")
         window = {"row": row, "input_ids": ids, "spans": spans}
@@ -93,14 +97,15 @@ def answer_logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def best_in_window(logits_2T: Tensor, spans: Spans, longest: int) -> Found:
-    """The best answer of a window: first not after last, and of at most `longest` tokens."""
+    """The best answer of a window: first not after last, of at most `longest` tokens, and with text at both ends."""
     first_T, last_T = logits_2T.float().cpu()
     inside = [at for at, span in enumerate(spans) if span is not None]
     low, high = inside[0], inside[-1] + 1
     pairs = first_T[low:high, None] + last_T[None, low:high]
-    allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(longest - 1)
-    best = pairs.masked_fill(~allowed, -torch.inf).flatten().argmax().item()
-    first, last = divmod(int(best), high - low)
+    written = torch.tensor([span is not None and span[0] < span[1] for span in spans[low:high]])
+    allowed = (written[:, None] & written).triu().tril(longest - 1)
+    pairs = pairs.masked_fill(~allowed, -torch.inf)
+    first, last = divmod(int(pairs.argmax()), high - low)
     start, end = spans[low + first], spans[low + last]
     assert start is not None and end is not None  # the passage's tokens are next to each other
     return Found(pairs[first, last].item(), start[0], end[1], (first_T[0] + last_T[0]).item())
@@ -110,3 +115,10 @@ def best_of(windows: Sequence[Found]) -> Found:
     """The best answer of all windows of a passage; `none` is of the window that is the surest to have one."""
     best = max(windows, key=lambda found: found.logit)
     return best._replace(none=min(found.none for found in windows))
+
+
+def _trimmed(context: str, first: int, last: int) -> tuple[int, int]:
+    """A token's place without white space at its ends, which many tokenizers count in."""
+    text = context[first:last]
+    first += len(text) - len(text.lstrip())
+    return first, first + len(text.strip())
