@@ -389,7 +389,7 @@ def test_recipes_say_their_task(recipe: Make, tmp_path: Path) -> None:
     [
         ("image_classification", "prompt_tuning", {}, "for pictures there is vpt"),
         ("token_classification", "vpt", {}, "takes no pictures"),
-        ("token_classification", "side", {}, "is no vision transformer"),
+        ("token_classification", "side", {}, "takes no pictures alone, .*: side-tuning is for vision transformers"),
         ("image_classification", "zero_init", {"held_out": 24}, "leaves nothing to train on"),
         ("image_classification", "zero_init", {"held_out": "dev"}, "no pictures at dev/CLASS/PICTURE"),
         ("question_answering", "zero_init", {"stride": 18}, "not more than data.stride 18"),
